@@ -1,0 +1,289 @@
+/* harness.h - the room that decides: golden vectors in, engines run, rows compared, verdicts out.
+ * Data flows one way: vectors -> engines -> judge -> results -> reports. */
+#ifndef DSV4_HARNESS_H
+#define DSV4_HARNESS_H
+
+#include <stdio.h>
+
+#include "reference/dsv4.h"
+#include "reference/ops.h"
+
+/* ==== vectors.c, vectors_write.c: HDF5 files of schema dsv4-vectors-1 ======================= */
+
+typedef struct vec_file vec_file;
+typedef struct vec_tap vec_tap;
+
+typedef struct {
+    const char *name;
+    bool decode;              /* kind: prefill or decode */
+    int64_t context;          /* tokens in all */
+    int64_t prefill;          /* tokens before the first decode step (prefill cases: context) */
+    const int32_t *tokens;    /* [context] */
+    int64_t n_positions;      /* prefill cases: rows of the per-position taps; else 0 */
+    const int64_t *positions; /* [n_positions] ascending */
+} vec_case;
+
+/* Opens and checks a file: schema, attributes, every case's kind, tokens, positions. Taps are
+ * opened one by one and read in slices. A truncated or foreign file gives one line. */
+dsv4_status vec_open(const char *path, vec_file **out, dsv4_error *err);
+void vec_close(vec_file *f);
+const char *vec_path(const vec_file *f);
+/* Root attribute (schema, model, weights_sha256, config, producer, numerics, made); NULL = not
+ * there. */
+const char *vec_attribute(const vec_file *f, const char *name);
+size_t vec_case_count(const vec_file *f);
+const vec_case *vec_case_at(const vec_file *f, size_t i); /* in order of context, then name */
+/* NULL = no such case. */
+const vec_case *vec_case_find(const vec_file *f, const char *name);
+
+/* A tap of a case, in one uniform view whatever the case's kind: `n_rows` rows, row i belonging to
+ * position positions[i] (compressed_kv, indexer_kv: to row number i). In decode cases logits row i
+ * is position prefill-1+i and streams are taken apart by layer. */
+struct vec_tap {
+    dsv4_tap_id id;
+    int layer; /* -1 = outside the layers */
+    bool is_int;
+    int64_t n_rows;
+    int64_t row_len; /* elements of a row */
+    int ndim;        /* axes of one row: 1 or 2 */
+    int64_t shape[2];
+    const int64_t *positions; /* [n_rows] ascending */
+    char path[256];           /* dataset, for messages */
+};
+
+/* *out = NULL (and DSV4_OK) when the file does not hold the tap. A dataset of the wrong rank,
+ * type or first axis is DSV4_E_INPUT. */
+dsv4_status vec_tap_open(const vec_file *f, const vec_case *c, dsv4_tap_id id, int layer,
+                         vec_tap **out, dsv4_error *err);
+void vec_tap_close(vec_tap *t);
+/* Rows [first, first + count) into dst: float or int32 [count][row_len]. */
+dsv4_status vec_tap_read(const vec_tap *t, int64_t first, int64_t count, void *dst,
+                         dsv4_error *err);
+/* Highest layer number + 1 among the case's taps. */
+int vec_case_layers(const vec_file *f, const vec_case *c);
+/* Names of datasets under the case that no tap name explains, one by one; for `inspect`. */
+void vec_case_unknown(const vec_file *f, const vec_case *c,
+                      void (*each)(void *ctx, const char *path), void *ctx);
+/* /rope/{main,compress}: positions [P], cos and sin [P][r/2] (caller frees each). *n = 0 when the
+ * file has none. */
+dsv4_status vec_rope_read(const vec_file *f, bool compressed, int64_t *n, int64_t *half,
+                          int64_t **positions, float **cos, float **sin, dsv4_error *err);
+/* sha256 of the file, 64 hex digits. */
+dsv4_status file_sha256(const char *path, char hex[65], dsv4_error *err);
+
+/* Writer. Everything goes to `path`.tmp, renamed by vec_writer_commit: a dump is whole or absent. */
+typedef struct vec_writer vec_writer;
+typedef struct {
+    const char *model, *weights_sha256, *config, *producer, *numerics;
+} vec_writer_info;
+dsv4_status vec_writer_new(const char *path, const vec_writer_info *info, vec_writer **out,
+                           dsv4_error *err);
+/* positions: rows of the per-position taps, ascending. */
+dsv4_status vec_writer_case(vec_writer *w, const vec_case *c, dsv4_error *err);
+/* One tap of the last case: n_rows rows of the axes shape[ndim]. For mtp/logits `positions` are
+ * written beside it; other taps ignore it. */
+dsv4_status vec_writer_tap(vec_writer *w, dsv4_tap_id id, int layer, int64_t n_rows, int ndim,
+                           const int64_t *shape, const int64_t *positions, const void *data,
+                           dsv4_error *err);
+dsv4_status vec_writer_commit(vec_writer *w, dsv4_error *err); /* frees w, also on failure */
+void vec_writer_abort(vec_writer *w);                          /* removes the temporary file */
+
+/* ==== compare.c: one pass over two rows ====================================================== */
+
+/* Running sums over the rows of one tap. All sums in double; relative L2 = sqrt(dd/ee). */
+typedef struct {
+    int64_t n;          /* elements compared */
+    int64_t rows;
+    int64_t nonfinite;  /* elements where the masks of NaN, +Inf, -Inf differ */
+    double dd, ee, aa, ea; /* sums of diff^2, expected^2, actual^2, expected*actual */
+    double max_abs;
+    int64_t max_position, max_index; /* where max_abs is; index inside the row */
+    float max_expected, max_actual;
+    double worst_row;   /* largest relative L2 of a row */
+    int64_t worst_position;
+    double head_dd, tail_dd; /* diff^2 of the columns before and in the last `tail` columns */
+} compare_sums;
+
+void compare_reset(compare_sums *s);
+/* tail: columns at the end of every `width` columns that are summed apart (RoPE dims); 0 = none.
+ * Returns the row's relative L2 (0/0 = 0, x/0 = infinity; infinity if the masks differ). */
+double compare_row(compare_sums *s, const float *expected, const float *actual, int64_t n,
+                   int64_t width, int64_t tail, int64_t position);
+void compare_merge(compare_sums *into, const compare_sums *from);
+double compare_rel_l2(const compare_sums *s);
+double compare_cosine(const compare_sums *s);
+
+/* Two selections of k (-1 = none) out of scores[n] as sets. missing: in expected only. gap: the
+ * largest golden score distance to the cut among the elements that differ (how far from a tie the
+ * worst swap is); 0 when equal. */
+typedef struct {
+    int missing, extra;
+    int duplicates; /* in actual */
+    int invalid;    /* in actual: < -1 or >= n */
+    double gap;
+    double jaccard;
+} compare_set;
+compare_set compare_selection(const int32_t *expected, const int32_t *actual, int k,
+                              const float *scores, int64_t n);
+
+/* ==== budgets.c, budgets.tsv: every tolerance with its reason ================================ */
+
+typedef enum { WEIGHTS_EXACT, WEIGHTS_OTHER } weights_class; /* same weights, or another format */
+typedef enum { ROWS_CLEAN, ROWS_AFTER_FLIP } rows_class;
+
+typedef struct {
+    char *tap;        /* glob over tap names */
+    char *numerics;   /* glob: math, qat, deployed */
+    char *weights;    /* glob: exact, other */
+    char *rows;       /* glob: clean, after */
+    double pass, fail; /* relative L2: <= pass PASS, <= fail MARGINAL, else FAIL */
+    char *reason;
+} budget;
+
+typedef struct {
+    budget *lines;
+    size_t count;
+} budget_table;
+
+/* file NULL = the table built into the program. */
+dsv4_status budgets_load(const char *file, budget_table *out, dsv4_error *err);
+void budgets_free(budget_table *t);
+/* The last line that matches wins; NULL = no budget, which the caller must treat as an error. */
+const budget *budgets_find(const budget_table *t, const char *tap, dsv4_numerics numerics,
+                           weights_class weights, rows_class rows);
+
+/* ==== results.c: the one results model ======================================================= */
+
+typedef enum { VERDICT_PASS, VERDICT_MARGINAL, VERDICT_FAIL, VERDICT_SKIPPED } verdict;
+const char *verdict_name(verdict v); /* "pass" ... */
+
+typedef struct {
+    char *case_name;
+    int layer; /* -1 = none */
+    dsv4_tap_id tap;
+    const char *block; /* static string */
+    int64_t n, rows;
+    double rel_l2, median_row, worst_row, max_abs, cosine;
+    int64_t worst_position, max_position, max_index;
+    double expected, actual; /* at max_abs */
+    int64_t nonfinite;
+    int64_t ties, flips;   /* selections or roundings that differ inside the noise */
+    int64_t rows_after;    /* rows after a tie or flip, judged by their own budget */
+    double rel_l2_after;
+    double budget, budget_fail;
+    const char *reason;    /* why this budget; or why skipped */
+    char *note;            /* what failed, one sentence; NULL */
+    verdict verdict;
+    char *replay;          /* command line that runs this case and tap alone */
+} result;
+
+typedef struct {
+    char *file, *sha256, *producer;
+} results_vectors;
+
+typedef struct {
+    const char *command; /* static string */
+    char *argv;
+    char *model, *engine, *numerics, *mode;
+    double seconds;
+    results_vectors *vectors;
+    size_t n_vectors;
+    result *items;
+    size_t count, capacity;
+    size_t cases; /* cases in which something was compared */
+    char **missing; /* what the engine's side did not hold: "case/layers/3/q" */
+    size_t n_missing;
+    char **notes;   /* other remarks for the reader */
+    size_t n_notes;
+    const result *first_divergence; /* set by results_finish, or NULL */
+    const result *worst;
+    verdict verdict;
+} results;
+
+void results_init(results *r);
+void results_free(results *r);
+/* Appends a zeroed result (case_name copied); NULL on a lack of memory. */
+result *results_add(results *r, const char *case_name, int layer, dsv4_tap_id tap);
+bool results_add_vectors(results *r, const char *file, const char *sha256, const char *producer);
+bool results_missing(results *r, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+bool results_note(results *r, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* Verdict, counts, worst, first divergence: the first failing item in data-flow order (layer, then
+ * tap, then the shorter context). Items outside layers come after all layers. */
+void results_finish(results *r);
+size_t results_count(const results *r, verdict v);
+/* 0 pass or marginal, 1 fail, 2 nothing compared. */
+int results_exit_code(const results *r);
+
+/* ==== judge.c: the listener that compares an engine's taps with golden rows =================== */
+
+typedef struct judge judge;
+
+typedef struct {
+    dsv4_numerics numerics;
+    weights_class weights;
+    const budget_table *budgets;
+    const dsv4_config *config; /* of the golden file */
+    const char *taps;          /* glob of taps to compare, NULL = all */
+    bool knows_rounding;       /* the engine reports unrounded activations */
+    const char *replay;        /* command prefix of the replay lines */
+} judge_options;
+
+/* Judges one case. The taps of an engine arrive through judge_taps(); judge_finish() appends one
+ * result per tap to `out`. Input errors met on the way (a golden dataset of the wrong shape) are
+ * reported by judge_finish. */
+dsv4_status judge_new(const vec_file *golden, const vec_case *c, const judge_options *o,
+                      judge **out, dsv4_error *err);
+const dsv4_taps *judge_taps(judge *j);
+dsv4_status judge_finish(judge *j, results *out, dsv4_error *err);
+void judge_free(judge *j);
+
+/* Block to blame for a failing tap: embed, mhc, norm, attention, rope, compressor, indexer, router,
+ * hash, experts, head, mtp. */
+const char *tap_block(dsv4_tap_id id);
+
+/* ==== engines.c: who computes ================================================================ */
+
+typedef struct engine engine;
+
+/* name: ref, dump:FILE.h5. model NULL is allowed for dumps. */
+dsv4_status engine_open(const char *name, const dsv4_model *model, dsv4_numerics numerics,
+                        engine **out, dsv4_error *err);
+void engine_close(engine *e);
+const char *engine_name(const engine *e);
+bool engine_is_dump(const engine *e);
+
+/* Runs cases[0..n): each one's tokens are a prefix of the last one's (n = 1: no sharing), so that
+ * one pass serves them all. taps[i] hears case i. */
+dsv4_status engine_run(engine *e, const vec_case *const *cases, const dsv4_taps *const *taps,
+                       size_t n, bool mtp, dsv4_error *err);
+/* The dump behind a dump engine. */
+const vec_file *engine_dump(const engine *e);
+
+/* ==== progress.c ============================================================================= */
+
+typedef struct {
+    bool on; /* stderr is a terminal and nobody asked for silence */
+    size_t done, total;
+    double started;
+} progress;
+void progress_start(progress *p, size_t total, bool wanted);
+void progress_step(progress *p, const char *what);
+void progress_end(progress *p);
+double now_seconds(void);
+
+/* ==== commands: one file each, cmd_<name>.c ================================================== */
+
+typedef struct {
+    const char *json, *junit;
+    int threads;
+    bool quiet, no_progress;
+} common_options;
+
+int cmd_layers(int argc, char **argv);
+int cmd_diff(int argc, char **argv);
+int cmd_record(int argc, char **argv);
+int cmd_inspect(int argc, char **argv);
+int cmd_list(int argc, char **argv);
+int cmd_bench(int argc, char **argv);
+
+#endif
