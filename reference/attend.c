@@ -152,8 +152,7 @@ dsv4_status attention_forward(dsv4_session *s, const dsv4_layer *w, layer_state 
     session_norm(s, &w->q_norm, b->q_lora, n, c->q_lora_rank, b->q_lora);
     session_tap(s, DSV4_TAP_Q_LORA, layer, pos0, n, b->q_lora, c->q_lora_rank);
     session_linear(s, &w->wq_b, b->q_lora, n, b->q, false);
-    s->ops->rmsnorm(b->q, NULL, c->rms_norm_eps, n * H, d, b->q); /* per head, no weight */
-    session_hand_on(s, b->q, n * H * d);
+    s->ops->head_norm(b->q, c->rms_norm_eps, n * H, d, session_deployed(s));
     s->ops->rope(b->q, n, H, d, r, cos, sin, false);
     session_hand_on(s, b->q, n * H * d);
     session_tap(s, DSV4_TAP_Q, layer, pos0, n, b->q, (int64_t)H * d);

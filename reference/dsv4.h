@@ -272,7 +272,8 @@ void dsv4_session_free(dsv4_session *s);
 void dsv4_session_set_taps(dsv4_session *s, const dsv4_taps *taps);
 
 /* Appends n >= 1 tokens: a prompt, a chunk of one, or a single decode step. logits: NULL, or
- * [V] for the last token. Token ids are checked before anything is computed. */
+ * [V] for the last token. Token ids are checked before anything is computed; after a failure of the
+ * machine the session must be reset. */
 dsv4_status dsv4_session_append(dsv4_session *s, const int32_t *tokens, int64_t n, float *logits,
                                 dsv4_error *err);
 

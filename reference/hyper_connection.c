@@ -21,9 +21,10 @@ void ref_hc_mix(const dsv4_tensor *fn, const float *streams, float eps, int64_t 
     ref_linear(fn, streams, width, n, m, fn->rows);
     for (int64_t i = 0; i < n; i++) {
         const float *v = streams + i * width;
-        double scale = 1.0 / sqrt(dsv4_dot(v, v, width) / (double)width + (double)eps);
+        float mean = (float)(dsv4_dot(v, v, width) / (double)width);
+        float scale = (float)(1.0 / sqrt((double)(mean + eps)));
         for (int64_t k = 0; k < fn->rows; k++)
-            m[i * fn->rows + k] = (float)((double)m[i * fn->rows + k] * scale);
+            m[i * fn->rows + k] *= scale;
     }
 }
 

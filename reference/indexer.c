@@ -2,12 +2,11 @@
  * query against the indexer's own compressed rows, and the best index_topk of them. */
 #include <math.h>
 
-#include "formats/formats.h"
 #include "scalar.h"
 
 static double bf16(double x)
 {
-    return (double)dsv4_bf16_to_f32(dsv4_f32_to_bf16((float)x));
+    return (double)dsv4_bf16((float)x);
 }
 
 void ref_indexer_scores(const float *q, const float *rows, const float *w, int heads, int dim,

@@ -57,8 +57,30 @@ void ref_rmsnorm(const float *x, const float *w, float eps, int64_t n, int64_t d
     for (int64_t i = 0; i < n; i++) {
         const float *in = x + i * dim;
         float *out = y + i * dim;
-        double scale = 1.0 / sqrt(dsv4_dot(in, in, dim) / (double)dim + (double)eps);
+        /* Float32 at the released code's rounding points: the mean, its root, x times it. */
+        float mean = (float)(dsv4_dot(in, in, dim) / (double)dim);
+        float scale = (float)(1.0 / sqrt((double)(mean + eps)));
+        for (int64_t k = 0; k < dim; k++) {
+            float unit = in[k] * scale;
+            out[k] = w != NULL ? w[k] * unit : unit;
+        }
+    }
+}
+
+void ref_head_norm(float *q, float eps, int64_t n, int64_t dim, bool bf16)
+{
+    if (!bf16) {
+        ref_rmsnorm(q, NULL, eps, n, dim, q);
+        return;
+    }
+    for (int64_t i = 0; i < n; i++) {
+        float *head = q + i * dim;
+        double sum = 0;
         for (int64_t k = 0; k < dim; k++)
-            out[k] = (float)((double)in[k] * scale * (w != NULL ? (double)w[k] : 1.0));
+            sum += (double)dsv4_bf16(head[k] * head[k]);
+        float mean = dsv4_bf16(dsv4_bf16((float)(sum / (double)dim)) + eps);
+        float scale = dsv4_bf16((float)(1.0 / sqrt((double)mean)));
+        for (int64_t k = 0; k < dim; k++)
+            head[k] = dsv4_bf16(head[k] * scale);
     }
 }

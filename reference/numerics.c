@@ -5,10 +5,15 @@
 #include "formats/formats.h"
 #include "scalar.h"
 
+float dsv4_bf16(float x)
+{
+    return dsv4_bf16_to_f32(dsv4_f32_to_bf16(x));
+}
+
 void ref_round_bf16(float *x, int64_t n)
 {
     for (int64_t i = 0; i < n; i++)
-        x[i] = dsv4_bf16_to_f32(dsv4_f32_to_bf16(x[i]));
+        x[i] = dsv4_bf16(x[i]);
 }
 
 /* 2^ceil(log2(v)) for a positive normal v: read from the exponent, not from a rounded logarithm. */

@@ -8,6 +8,7 @@ static const dsv4_ops reference = {
     .embed = ref_embed,
     .linear = ref_linear,
     .rmsnorm = ref_rmsnorm,
+    .head_norm = ref_head_norm,
     .rope_angles = ref_rope_angles,
     .rope = ref_rope,
     .hc_mix = ref_hc_mix,

@@ -53,6 +53,11 @@ typedef struct dsv4_ops {
     /* y = w * x / sqrt(mean(x^2) + eps) on n rows of dim; w NULL = no weight. y may be x. */
     void (*rmsnorm)(const float *x, const float *w, float eps, int64_t n, int64_t dim, float *y);
 
+    /* In place: q = q / sqrt(mean(q^2) + eps) on n heads of dim, no weight. bf16 (deployed): the
+     * released code stays in the activations' type here, so the squares, their mean, mean + eps,
+     * the root and the product are each rounded to bf16. */
+    void (*head_norm)(float *q, float eps, int64_t n, int64_t dim, bool bf16);
+
     /* cos and sin [n][r/2] of the float32 products positions[i] * inv_freq[k]. */
     void (*rope_angles)(const float *inv_freq, int half, const int64_t *positions, int64_t n,
                         float *cos, float *sin);

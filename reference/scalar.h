@@ -16,6 +16,7 @@ void dsv4_tensor_span(const dsv4_tensor *t, int64_t row, int64_t column, int64_t
 void ref_embed(const dsv4_tensor *, const int32_t *, int64_t, float *);
 void ref_linear(const dsv4_tensor *, const float *, int64_t, int64_t, float *, int64_t);
 void ref_rmsnorm(const float *, const float *, float, int64_t, int64_t, float *);
+void ref_head_norm(float *, float, int64_t, int64_t, bool);
 void ref_rope_angles(const float *, int, const int64_t *, int64_t, float *, float *);
 void ref_rope(float *, int64_t, int, int, int, const float *, const float *, bool);
 void ref_hc_mix(const dsv4_tensor *, const float *, float, int64_t, float *);
@@ -41,6 +42,9 @@ void ref_round_bf16(float *, int64_t);
 void ref_round_fp8(float *, int64_t, int64_t, int64_t, int);
 void ref_round_fp4(float *, int64_t, int64_t, int);
 void ref_hadamard(float *, int64_t, int);
+
+/* x rounded to bf16 and back. */
+float dsv4_bf16(float x);
 
 /* One element rounded to the grid of a block whose largest magnitude is amax: what round_fp8 and
  * round_fp4 do to it. */
