@@ -237,6 +237,11 @@ int dsv4_tap_shape(dsv4_tap_id id, const dsv4_config *c, int64_t shape[2]);
 /* Kinds of activation rounding that report themselves to the taps. */
 typedef enum { DSV4_ROUND_FP8, DSV4_ROUND_FP4, DSV4_ROUND_BF16 } dsv4_rounding;
 
+/* Smallest distance of an element of a row, before its rounding, to a point where the rounding
+ * would give another code (a midpoint of the grid, or a block maximum where the scale doubles), in
+ * units of the row's rms. Infinity for a row of zeros. */
+double dsv4_rounding_margin(dsv4_rounding kind, int block, const float *before, size_t n);
+
 /* What a session tells its listener. `data` is float (int32 for integer taps) and may be
  * overwritten by the listener: what follows then works on the new value (replay, shadow mode).
  * The MTP layer's inner taps are not reported. */

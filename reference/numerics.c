@@ -67,6 +67,47 @@ void ref_round_fp4(float *x, int64_t n, int64_t dim, int block)
         }
 }
 
+/* Distance of |x| (in units of the block's scale) to the nearest midpoint of the grid. */
+static double midpoint_distance(dsv4_rounding kind, double x)
+{
+    if (kind == DSV4_ROUND_FP4) {
+        static const double mid[] = {0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0};
+        double best = INFINITY;
+        for (int i = 0; i < 7; i++)
+            best = fmin(best, fabs(x - mid[i]));
+        return best;
+    }
+    /* e4m3: eight steps a binade, subnormal step 2^-9 below 2^-6. */
+    int exponent;
+    frexp(x, &exponent);
+    double step = ldexp(1.0, exponent - 1 - 3 < -9 ? -9 : exponent - 1 - 3);
+    double cells = x / step;
+    return fabs(cells - floor(cells) - 0.5) * step;
+}
+
+double dsv4_rounding_margin(dsv4_rounding kind, int block, const float *before, size_t n)
+{
+    double power = 0, best = INFINITY;
+    for (size_t i = 0; i < n; i++)
+        power += (double)before[i] * (double)before[i];
+    if (!(power > 0) || kind == DSV4_ROUND_BF16)
+        return INFINITY;
+    double rms = sqrt(power / (double)n);
+    for (size_t at = 0; at < n; at += (size_t)block) {
+        size_t len = n - at < (size_t)block ? n - at : (size_t)block;
+        float amax = largest(before + at, (int64_t)len);
+        float scale = kind == DSV4_ROUND_FP8 ? dsv4_fp8_scale(amax) : dsv4_fp4_scale(amax);
+        double top = kind == DSV4_ROUND_FP8 ? 448.0 : 6.0;
+        /* The scale doubles above top * scale and halves at or below half of that. */
+        best = fmin(best, fabs((double)amax - top * (double)scale));
+        best = fmin(best, fabs((double)amax - top * (double)scale / 2));
+        for (size_t k = at; k < at + len; k++)
+            best = fmin(best, midpoint_distance(kind, fabs((double)before[k]) / (double)scale) *
+                                  (double)scale);
+    }
+    return best / rms;
+}
+
 void ref_hadamard(float *x, int64_t n, int dim)
 {
     float norm = (float)(1.0 / sqrt((double)dim));
