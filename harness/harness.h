@@ -223,9 +223,11 @@ typedef struct {
     weights_class weights;
     const budget_table *budgets;
     const dsv4_config *config; /* of the golden file */
+    const dsv4_model *model;   /* for the router's selection bias; NULL for dumps */
     const char *taps;          /* glob of taps to compare, NULL = all */
-    bool knows_rounding;       /* the engine reports unrounded activations */
-    const char *replay;        /* command prefix of the replay lines */
+    bool replay;               /* put golden selections and rounded rows in place of ties and flips */
+    bool dump;                 /* the engine is a recorded run: missing rows are listed, not failed */
+    const char *command;       /* start of the replay lines: dsv4check layers --model ... */
 } judge_options;
 
 /* Judges one case. The taps of an engine arrive through judge_taps(); judge_finish() appends one
@@ -236,6 +238,8 @@ dsv4_status judge_new(const vec_file *golden, const vec_case *c, const judge_opt
 const dsv4_taps *judge_taps(judge *j);
 dsv4_status judge_finish(judge *j, results *out, dsv4_error *err);
 void judge_free(judge *j);
+/* Ties and flips met so far: after one, cases that share a run can no longer be compared. */
+int64_t judge_events(const judge *j);
 
 /* Block to blame for a failing tap: embed, mhc, norm, attention, rope, compressor, indexer, router,
  * hash, experts, head, mtp. */
@@ -253,11 +257,21 @@ const char *engine_name(const engine *e);
 bool engine_is_dump(const engine *e);
 
 /* Runs cases[0..n): each one's tokens are a prefix of the last one's (n = 1: no sharing), so that
- * one pass serves them all. taps[i] hears case i. */
+ * one pass serves them all. taps[i] hears case i. mtp: run the
+ * MTP layer too; chunk: tokens of a prefill block, 0 = the engine's own. */
 dsv4_status engine_run(engine *e, const vec_case *const *cases, const dsv4_taps *const *taps,
-                       size_t n, bool mtp, dsv4_error *err);
+                       size_t n, bool mtp, int chunk, dsv4_error *err);
 /* The dump behind a dump engine. */
 const vec_file *engine_dump(const engine *e);
+
+/* Appends a case's taps to a vector file as an engine computes them: what `record` does. positions
+ * [n] ascending; glob NULL = every tap. */
+typedef struct recorder recorder;
+dsv4_status recorder_new(const dsv4_config *config, const vec_case *c, const int64_t *positions,
+                         int64_t n, const char *glob, recorder **out, dsv4_error *err);
+const dsv4_taps *recorder_taps(recorder *r);
+dsv4_status recorder_write(recorder *r, vec_writer *w, dsv4_error *err);
+void recorder_free(recorder *r);
 
 /* ==== progress.c ============================================================================= */
 
@@ -271,13 +285,32 @@ void progress_step(progress *p, const char *what);
 void progress_end(progress *p);
 double now_seconds(void);
 
-/* ==== commands: one file each, cmd_<name>.c ================================================== */
+/* ==== options.c: what the commands share ===================================================== */
 
 typedef struct {
-    const char *json, *junit;
+    const char *model, *mtp, *engine, *numerics, *mode, *budgets, *case_glob, *tap_glob;
+    const char *json, *junit, *out, *tokens, *positions;
+    const char **vectors; /* [n_vectors] */
+    size_t n_vectors;
+    const char **rest; /* [n_rest] operands */
+    size_t n_rest;
     int threads;
-    bool quiet, no_progress;
-} common_options;
+    int64_t prefill, decode;
+    bool quiet, no_progress, same_weights, no_share, no_replay, chunk_given, check, help;
+    int chunk;
+} options;
+
+/* Parses argv against a list of long option names ("model", "vectors", ...). An unknown option, a
+ * missing value or an operand that is not wanted is one line on stderr and DSV4_E_INPUT. */
+dsv4_status options_parse(int argc, char **argv, const char *const *allowed, options *out,
+                          dsv4_error *err);
+void options_free(options *o);
+/* Prints "dsv4check: message" and returns the exit code of the status. */
+int report_failure(dsv4_status status, const dsv4_error *err);
+/* The command line as one string, quoted where needed; caller frees. */
+char *command_line(int argc, char **argv);
+
+/* ==== commands: one file each, cmd_<name>.c ================================================== */
 
 int cmd_layers(int argc, char **argv);
 int cmd_diff(int argc, char **argv);

@@ -1,0 +1,193 @@
+/* engines.c - who computes: the reference session, or a recorded run that only has to be read. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "harness.h"
+
+struct engine {
+    char *name;
+    const dsv4_model *model;
+    const dsv4_ops *ops; /* NULL for dumps */
+    dsv4_numerics numerics;
+    vec_file *dump;
+};
+
+dsv4_status engine_open(const char *name, const dsv4_model *model, dsv4_numerics numerics,
+                        engine **out, dsv4_error *err)
+{
+    dsv4_status status = DSV4_OK;
+    engine *e = dsv4_alloc(1, sizeof *e, "an engine", err);
+    *out = NULL;
+    if (e == NULL)
+        return DSV4_E_MACHINE;
+    e->model = model;
+    e->numerics = numerics;
+    e->name = dsv4_alloc(strlen(name) + 1, 1, "an engine", err);
+    if (e->name == NULL) {
+        status = DSV4_E_MACHINE;
+        goto done;
+    }
+    strcpy(e->name, name);
+    if (strncmp(name, "dump:", 5) == 0)
+        status = vec_open(name + 5, &e->dump, err);
+    else if (strcmp(name, "ref") == 0)
+        e->ops = dsv4_ops_reference();
+    else
+        status = dsv4_fail(err, DSV4_E_INPUT,
+                           "--engine: expected ref or dump:FILE.h5, found '%s'", name);
+    if (status == DSV4_OK && e->ops != NULL && model == NULL)
+        status = dsv4_fail(err, DSV4_E_INPUT, "engine %s computes and needs --model", name);
+done:
+    if (status == DSV4_OK)
+        *out = e;
+    else
+        engine_close(e);
+    return status;
+}
+
+void engine_close(engine *e)
+{
+    if (e == NULL)
+        return;
+    vec_close(e->dump);
+    free(e->name);
+    free(e);
+}
+
+const char *engine_name(const engine *e)
+{
+    return e->name;
+}
+
+bool engine_is_dump(const engine *e)
+{
+    return e->dump != NULL;
+}
+
+const vec_file *engine_dump(const engine *e)
+{
+    return e->dump;
+}
+
+/* ---- several listeners on one run ---------------------------------------------------------- */
+
+typedef struct {
+    const dsv4_taps *const *taps;
+    size_t first, n; /* listeners whose case has not ended yet */
+} fan;
+
+static bool fan_want(void *ctx, dsv4_tap_id id, int layer, int64_t position)
+{
+    const fan *f = ctx;
+    for (size_t i = f->first; i < f->n; i++)
+        if (f->taps[i]->want == NULL || f->taps[i]->want(f->taps[i]->ctx, id, layer, position))
+            return true;
+    return false;
+}
+
+static void fan_tap(void *ctx, dsv4_tap_id id, int layer, int64_t position, void *data, size_t n)
+{
+    const fan *f = ctx;
+    for (size_t i = f->first; i < f->n; i++)
+        f->taps[i]->tap(f->taps[i]->ctx, id, layer, position, data, n);
+}
+
+static void fan_rounded(void *ctx, dsv4_tap_id id, int layer, int64_t position, dsv4_rounding kind,
+                        int block, const float *before, const float *after, size_t n)
+{
+    const fan *f = ctx;
+    for (size_t i = f->first; i < f->n; i++)
+        if (f->taps[i]->rounded != NULL)
+            f->taps[i]->rounded(f->taps[i]->ctx, id, layer, position, kind, block, before, after, n);
+}
+
+static dsv4_status run_session(engine *e, const vec_case *const *cases,
+                               const dsv4_taps *const *taps, size_t n, bool mtp, int chunk,
+                               dsv4_error *err)
+{
+    const vec_case *longest = cases[n - 1];
+    dsv4_session_options options = {
+        .numerics = e->numerics,
+        .max_positions = longest->context,
+        .mtp = mtp,
+        .chunk = chunk,
+    };
+    dsv4_session *s = NULL;
+    fan f = {.taps = taps, .n = n};
+    dsv4_taps all = {.ctx = &f, .want = fan_want, .tap = fan_tap, .rounded = fan_rounded};
+    dsv4_status status = dsv4_session_new(e->model, e->ops, &options, &s, err);
+    if (status != DSV4_OK)
+        return status;
+    dsv4_session_set_taps(s, &all);
+    for (size_t i = 0; i < n && status == DSV4_OK; i++) {
+        const vec_case *c = cases[i];
+        int64_t at = dsv4_session_position(s);
+        int64_t prompt = c->decode ? c->prefill : c->context;
+        if (prompt > at)
+            status = dsv4_session_append(s, c->tokens + at, prompt - at, NULL, err);
+        for (int64_t t = prompt; c->decode && t < c->context && status == DSV4_OK; t++)
+            status = dsv4_session_append(s, c->tokens + t, 1, NULL, err);
+        f.first = i + 1; /* this case has heard everything that is its own */
+    }
+    dsv4_session_free(s);
+    return status;
+}
+
+/* ---- recorded runs ------------------------------------------------------------------------- */
+
+static dsv4_status replay_tap(const engine *e, const vec_case *c, dsv4_tap_id id, int layer,
+                              const dsv4_taps *taps, dsv4_error *err)
+{
+    vec_tap *t = NULL;
+    dsv4_status status = vec_tap_open(e->dump, c, id, layer, &t, err);
+    if (status != DSV4_OK || t == NULL)
+        return status;
+    void *row = dsv4_alloc((size_t)t->row_len, sizeof(float), "a dump row", err);
+    if (row == NULL)
+        status = DSV4_E_MACHINE;
+    for (int64_t i = 0; i < t->n_rows && status == DSV4_OK; i++) {
+        if (taps->want != NULL && !taps->want(taps->ctx, id, layer, t->positions[i]))
+            continue;
+        status = vec_tap_read(t, i, 1, row, err);
+        if (status == DSV4_OK)
+            taps->tap(taps->ctx, id, layer, t->positions[i], row, (size_t)t->row_len);
+    }
+    free(row);
+    vec_tap_close(t);
+    return status;
+}
+
+static dsv4_status run_dump(engine *e, const vec_case *golden, const dsv4_taps *taps,
+                            dsv4_error *err)
+{
+    const vec_case *c = vec_case_find(e->dump, golden->name);
+    if (c == NULL)
+        return DSV4_OK; /* the caller lists it as missing */
+    bool same = c->context == golden->context && c->decode == golden->decode &&
+                c->prefill == golden->prefill;
+    for (int64_t i = 0; same && i < c->context; i++)
+        same = c->tokens[i] == golden->tokens[i];
+    if (!same)
+        return dsv4_fail(err, DSV4_E_INPUT,
+                         "%s: /cases/%s: expected the golden case's kind and tokens, found others",
+                         vec_path(e->dump), c->name);
+    dsv4_status status = DSV4_OK;
+    int layers = vec_case_layers(e->dump, c);
+    for (int l = 0; l < layers; l++)
+        for (int id = 0; id < DSV4_TAP_HEAD_COLLAPSED && status == DSV4_OK; id++)
+            status = replay_tap(e, c, (dsv4_tap_id)id, l, taps, err);
+    for (int id = DSV4_TAP_HEAD_COLLAPSED; id < DSV4_TAP_COUNT && status == DSV4_OK; id++)
+        status = replay_tap(e, c, (dsv4_tap_id)id, -1, taps, err);
+    return status;
+}
+
+dsv4_status engine_run(engine *e, const vec_case *const *cases, const dsv4_taps *const *taps,
+                       size_t n, bool mtp, int chunk, dsv4_error *err)
+{
+    if (e->dump == NULL)
+        return run_session(e, cases, taps, n, mtp, chunk, err);
+    dsv4_status status = DSV4_OK;
+    for (size_t i = 0; i < n && status == DSV4_OK; i++)
+        status = run_dump(e, cases[i], taps[i], err);
+    return status;
+}

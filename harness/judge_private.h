@@ -1,0 +1,75 @@
+/* judge_private.h - the state of one case's judge, shared by judge.c (rows in) and verdicts.c
+ * (results out). */
+#ifndef DSV4_JUDGE_PRIVATE_H
+#define DSV4_JUDGE_PRIVATE_H
+
+#include "harness.h"
+
+/* One tap of one layer. */
+typedef struct {
+    vec_tap *golden;   /* NULL = the file does not hold it */
+    bool opened;
+    bool skipped;      /* the glob leaves it out */
+    compare_sums clean, after;
+    uint8_t *seen;     /* [n_rows] */
+    double *row_dd, *row_ee; /* [n_rows] */
+    uint8_t *is_after; /* [n_rows] */
+    int64_t n_seen, n_extra; /* rows that arrived; rows golden has no place for */
+    int64_t ties, flips, wrong_sets;
+    double worst_gap;  /* of the wrong sets, in units of the largest score */
+    int64_t wrong_position;
+    double jaccard;    /* lowest */
+    int32_t *sets;     /* selections of the engine [n_rows][row_len], if ids must be kept */
+    uint8_t *tied;     /* [n_rows] */
+    float *scores;     /* scores of the engine [n_rows][scores_width], for the margins */
+    int64_t scores_width;
+    int64_t top1_lost; /* logits: positions with another top-1 */
+    double top1_lead;  /* golden's largest lead among them, in units of the row's rms */
+    float *before;     /* unrounded values of the engine [n_rows][before_width] */
+    int64_t before_width;
+    int block;
+    dsv4_rounding kind;
+} slot;
+
+/* Where something discrete went the other way, per layer: the lowest position from which each part
+ * of the layer is no longer comparable. INT64_MAX = nowhere. */
+typedef struct {
+    int64_t whole;   /* from an earlier layer */
+    int64_t scores;  /* indexer rows or queries rounded the other way */
+    int64_t heads;   /* KV rows rounded the other way */
+    int64_t *topk_ties, *router_ties; /* positions */
+    size_t n_topk_ties, n_router_ties, cap_topk_ties, cap_router_ties;
+} layer_taint;
+
+struct judge {
+    const vec_file *golden;
+    const vec_case *c;
+    judge_options o;
+    dsv4_taps taps;
+    int layers;        /* layers of the config, MTP not counted */
+    slot *slots;       /* [layers + 1][DSV4_TAP_COUNT]; the last layer: taps outside layers */
+    layer_taint *taint; /* [layers + 1] */
+    float *expected;   /* scratch row */
+    float *other;      /* scratch row */
+    int64_t scratch;
+    double round_noise; /* @rounding; 0 = no rounding in these numerics */
+    int64_t events;
+    bool blind;        /* qat or deployed without reports of rounding: flips cannot be told apart */
+    dsv4_status status;
+    dsv4_error err;
+};
+
+static inline slot *judge_slot(const judge *j, int layer, dsv4_tap_id id)
+{
+    int row = layer < 0 ? j->layers : layer;
+    return &j->slots[(size_t)row * DSV4_TAP_COUNT + (size_t)id];
+}
+
+/* The golden side of a tap, opened and checked the first time it is asked for; NULL = not in the
+ * file, left out by the glob, or an error (j->status). */
+slot *judge_open(judge *j, dsv4_tap_id id, int layer);
+
+/* Last position that a row (or token) of a tap depends on. */
+int64_t judge_reach(const judge *j, dsv4_tap_id id, int layer, int64_t position);
+
+#endif

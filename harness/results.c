@@ -1,0 +1,213 @@
+/* results.c - the one results model: what was compared, what came out, where to look first. */
+#include <math.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "harness/harness.h"
+
+const char *verdict_name(verdict v)
+{
+    switch (v) {
+    case VERDICT_PASS:
+        return "pass";
+    case VERDICT_MARGINAL:
+        return "marginal";
+    case VERDICT_FAIL:
+        return "fail";
+    case VERDICT_SKIPPED:
+        return "skipped";
+    }
+    return "?";
+}
+
+void results_init(results *r)
+{
+    memset(r, 0, sizeof *r);
+}
+
+static void strings_free(char **list, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        free(list[i]);
+    free(list);
+}
+
+void results_free(results *r)
+{
+    free(r->argv);
+    free(r->model);
+    free(r->engine);
+    free(r->numerics);
+    free(r->mode);
+    for (size_t i = 0; i < r->n_vectors; i++) {
+        free(r->vectors[i].file);
+        free(r->vectors[i].sha256);
+        free(r->vectors[i].producer);
+    }
+    free(r->vectors);
+    for (size_t i = 0; i < r->count; i++) {
+        free(r->items[i].case_name);
+        free(r->items[i].note);
+        free(r->items[i].replay);
+    }
+    free(r->items);
+    strings_free(r->missing, r->n_missing);
+    strings_free(r->notes, r->n_notes);
+    results_init(r);
+}
+
+/* A copy of s on the heap, "" for NULL. */
+static char *copy_text(const char *s)
+{
+    size_t n = s ? strlen(s) : 0;
+    char *copy = dsv4_alloc(n + 1, 1, "text", NULL);
+    if (copy && n)
+        memcpy(copy, s, n);
+    return copy;
+}
+
+/* An array with room for `capacity` elements, holding the first `count` of `old`, which is freed.
+ * On failure NULL, and `old` stays. */
+static void *grow(void *old, size_t count, size_t capacity, size_t size)
+{
+    void *grown = dsv4_alloc(capacity, size, "results", NULL);
+    if (!grown)
+        return NULL;
+    if (count)
+        memcpy(grown, old, count * size);
+    free(old);
+    return grown;
+}
+
+result *results_add(results *r, const char *case_name, int layer, dsv4_tap_id tap)
+{
+    char *name = copy_text(case_name);
+    if (!name)
+        return NULL;
+    if (r->count == r->capacity) {
+        size_t capacity = r->capacity ? r->capacity * 2 : 64;
+        result *grown = grow(r->items, r->count, capacity, sizeof *grown);
+        if (!grown) {
+            free(name);
+            return NULL;
+        }
+        r->items = grown;
+        r->capacity = capacity;
+    }
+    result *item = &r->items[r->count++];
+    memset(item, 0, sizeof *item);
+    item->case_name = name;
+    item->layer = layer;
+    item->tap = tap;
+    return item;
+}
+
+bool results_add_vectors(results *r, const char *file, const char *sha256, const char *producer)
+{
+    results_vectors *grown = grow(r->vectors, r->n_vectors, r->n_vectors + 1, sizeof *grown);
+    if (!grown)
+        return false;
+    r->vectors = grown;
+    results_vectors *v = &grown[r->n_vectors++];
+    v->file = copy_text(file);
+    v->sha256 = copy_text(sha256);
+    v->producer = copy_text(producer);
+    return v->file && v->sha256 && v->producer;
+}
+
+/* Appends a formatted line to a list whose capacity is the power of two at or above its count. */
+static bool add_line(char ***list, size_t *count, const char *fmt, va_list args)
+{
+    va_list again;
+    va_copy(again, args);
+    int n = vsnprintf(NULL, 0, fmt, again);
+    va_end(again);
+    if (n < 0)
+        return false;
+    char *text = dsv4_alloc((size_t)n + 1, 1, "text", NULL);
+    if (!text)
+        return false;
+    vsnprintf(text, (size_t)n + 1, fmt, args);
+    if ((*count & (*count - 1)) == 0) {
+        char **grown = grow(*list, *count, *count ? *count * 2 : 1, sizeof *grown);
+        if (!grown) {
+            free(text);
+            return false;
+        }
+        *list = grown;
+    }
+    (*list)[(*count)++] = text;
+    return true;
+}
+
+bool results_missing(results *r, const char *fmt, ...)
+{
+    va_list args;
+    va_start(args, fmt);
+    bool ok = add_line(&r->missing, &r->n_missing, fmt, args);
+    va_end(args);
+    return ok;
+}
+
+bool results_note(results *r, const char *fmt, ...)
+{
+    va_list args;
+    va_start(args, fmt);
+    bool ok = add_line(&r->notes, &r->n_notes, fmt, args);
+    va_end(args);
+    return ok;
+}
+
+/* How much of its budget an item used. Not-a-number counts as infinitely much. */
+static double used(const result *item)
+{
+    if (item->nonfinite > 0 || isnan(item->rel_l2) || isnan(item->budget))
+        return INFINITY;
+    if (item->budget > 0)
+        return item->rel_l2 / item->budget;
+    return item->rel_l2 > 0 ? INFINITY : 0;
+}
+
+/* Whether a comes before b in data-flow order: by layer, those outside the layers last, then by
+ * tap. Items of the same place keep their order, the shorter context first. */
+static bool flows_before(const result *a, const result *b)
+{
+    int layer_a = a->layer < 0 ? INT32_MAX : a->layer,
+        layer_b = b->layer < 0 ? INT32_MAX : b->layer;
+    return layer_a != layer_b ? layer_a < layer_b : a->tap < b->tap;
+}
+
+void results_finish(results *r)
+{
+    r->first_divergence = r->worst = NULL;
+    r->verdict = VERDICT_SKIPPED;
+    for (size_t i = 0; i < r->count; i++) {
+        const result *item = &r->items[i];
+        if (item->verdict == VERDICT_SKIPPED)
+            continue;
+        if (r->verdict == VERDICT_SKIPPED || item->verdict > r->verdict)
+            r->verdict = item->verdict;
+        if (!r->worst || used(item) > used(r->worst) ||
+            (used(item) == used(r->worst) && item->verdict > r->worst->verdict))
+            r->worst = item;
+        if (item->verdict == VERDICT_FAIL &&
+            (!r->first_divergence || flows_before(item, r->first_divergence)))
+            r->first_divergence = item;
+    }
+}
+
+size_t results_count(const results *r, verdict v)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < r->count; i++)
+        n += r->items[i].verdict == v;
+    return n;
+}
+
+int results_exit_code(const results *r)
+{
+    if (results_count(r, VERDICT_SKIPPED) == r->count)
+        return 2;
+    return results_count(r, VERDICT_FAIL) ? 1 : 0;
+}

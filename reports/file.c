@@ -1,0 +1,88 @@
+/* file.c - reports into files: whole or absent; and the text that the writers share. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "reports/text_private.h"
+
+size_t report_utf8(const char *text, uint32_t *code)
+{
+    const unsigned char *s = (const unsigned char *)text;
+    static const uint32_t lowest[] = {0, 0, 0x80, 0x800, 0x10000};
+    size_t n = s[0] < 0x80 ? 1 : s[0] >= 0xf0 ? 4 : s[0] >= 0xe0 ? 3 : 2;
+    if (s[0] == 0)
+        return 0;
+    *code = s[0];
+    if (n == 1)
+        return 1;
+    uint32_t value = s[0] & (0x7fu >> n);
+    bool ok = s[0] >= 0xc2 && s[0] <= 0xf4;
+    for (size_t i = 1; ok && i < n; i++) {
+        ok = (s[i] & 0xc0) == 0x80;
+        value = value << 6 | (s[i] & 0x3fu);
+    }
+    if (!ok || value < lowest[n] || value > 0x10ffff || (value >= 0xd800 && value <= 0xdfff)) {
+        *code = 0xfffd;
+        return 1;
+    }
+    *code = value;
+    return n;
+}
+
+const char *report_tap(char text[REPORT_TAP_MAX], const result *item)
+{
+    if (item->layer >= 0)
+        snprintf(text, REPORT_TAP_MAX, "layers/%d/%s", item->layer, dsv4_tap_name(item->tap));
+    else
+        snprintf(text, REPORT_TAP_MAX, "%s", dsv4_tap_name(item->tap));
+    return text;
+}
+
+const char *report_numbers(char *text, size_t size, const result *item)
+{
+    int n =
+        snprintf(text, size, "relative L2 %.3g against budget %.3g", item->rel_l2, item->budget);
+    if (n >= 0 && (size_t)n < size && item->nonfinite > 0)
+        snprintf(text + n, size - (size_t)n, ", %lld elements not finite on one side only",
+                 (long long)item->nonfinite);
+    return text;
+}
+
+dsv4_status report_to_file(const char *path, bool (*writer)(FILE *, const results *),
+                           const results *r, dsv4_error *err)
+{
+    dsv4_status status = DSV4_OK;
+    size_t n = strlen(path) + sizeof ".tmp";
+    char *temporary = dsv4_alloc(n, 1, "path", err);
+    if (!temporary)
+        return DSV4_E_MACHINE;
+    snprintf(temporary, n, "%s.tmp", path);
+    FILE *file = fopen(temporary, "wb");
+    if (!file) {
+        status = dsv4_fail(err, DSV4_E_MACHINE, "%s: cannot write the report: %s", path,
+                           strerror(errno));
+        goto done;
+    }
+    errno = 0;
+    bool ok = writer(file, r) && fflush(file) == 0;
+    int code = errno;
+    if (fclose(file) != 0 && ok) {
+        ok = false;
+        code = errno;
+    }
+    if (!ok) {
+        status = dsv4_fail(err, DSV4_E_MACHINE, "%s: cannot write the report: %s", path,
+                           code ? strerror(code) : "the writer failed");
+        unlink(temporary);
+        goto done;
+    }
+    if (rename(temporary, path) != 0) {
+        status = dsv4_fail(err, DSV4_E_MACHINE, "%s: cannot write the report: rename: %s", path,
+                           strerror(errno));
+        unlink(temporary);
+    }
+done:
+    free(temporary);
+    return status;
+}

@@ -1,0 +1,189 @@
+/* json.c - results as JSON, schema dsv4check-results-1. */
+#include <jansson.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "reports/text_private.h"
+
+/* Text as JSON; what is not UTF-8 becomes U+FFFD. NULL gives null. */
+static json_t *text_of(const char *s)
+{
+    static const char replacement[] = "\xef\xbf\xbd";
+    uint32_t code;
+    size_t used = 0, n;
+    if (!s)
+        return json_null();
+    char *clean = dsv4_alloc(strlen(s) + 1, 3, "text", NULL);
+    if (!clean)
+        return NULL;
+    for (; (n = report_utf8(s, &code)) > 0; s += n) {
+        bool bad = code == 0xfffd && n == 1;
+        memcpy(clean + used, bad ? replacement : s, bad ? 3 : n);
+        used += bad ? 3 : n;
+    }
+    json_t *text = json_stringn(clean, used);
+    free(clean);
+    return text;
+}
+
+/* A number; JSON has none for what is not finite. */
+static json_t *number_of(double value)
+{
+    if (isnan(value))
+        return json_string("nan");
+    if (isinf(value))
+        return json_string(value > 0 ? "inf" : "-inf");
+    return json_real(value);
+}
+
+static json_t *integer_of(int64_t value)
+{
+    return json_integer((json_int_t)value);
+}
+
+static json_t *layer_of(const result *item)
+{
+    return item->layer < 0 ? json_null() : integer_of(item->layer);
+}
+
+/* Takes over `value`; once something failed, `ok` stays false. */
+static void set(json_t *object, const char *key, json_t *value, bool *ok)
+{
+    if (json_object_set_new(object, key, value) != 0)
+        *ok = false;
+}
+
+static void append(json_t *array, json_t *value, bool *ok)
+{
+    if (json_array_append_new(array, value) != 0)
+        *ok = false;
+}
+
+static json_t *worst_of(const result *item, bool *ok)
+{
+    if (!item)
+        return json_null();
+    json_t *o = json_object();
+    set(o, "case", text_of(item->case_name), ok);
+    set(o, "layer", layer_of(item), ok);
+    set(o, "tap", text_of(dsv4_tap_name(item->tap)), ok);
+    set(o, "rel_l2", number_of(item->rel_l2), ok);
+    set(o, "budget", number_of(item->budget), ok);
+    return o;
+}
+
+static json_t *divergence_of(const result *item, bool *ok)
+{
+    if (!item)
+        return json_null();
+    json_t *o = worst_of(item, ok);
+    set(o, "block", text_of(item->block), ok);
+    set(o, "position", integer_of(item->max_position), ok);
+    set(o, "index", integer_of(item->max_index), ok);
+    set(o, "expected", number_of(item->expected), ok);
+    set(o, "actual", number_of(item->actual), ok);
+    set(o, "reason", text_of(item->reason), ok);
+    set(o, "note", text_of(item->note), ok);
+    set(o, "replay", text_of(item->replay), ok);
+    return o;
+}
+
+static json_t *item_of(const result *item, bool *ok)
+{
+    json_t *o = json_object(), *at = json_object();
+    set(at, "position", integer_of(item->max_position), ok);
+    set(at, "index", integer_of(item->max_index), ok);
+    set(at, "expected", number_of(item->expected), ok);
+    set(at, "actual", number_of(item->actual), ok);
+
+    set(o, "case", text_of(item->case_name), ok);
+    set(o, "layer", layer_of(item), ok);
+    set(o, "tap", text_of(dsv4_tap_name(item->tap)), ok);
+    set(o, "block", text_of(item->block), ok);
+    set(o, "n", integer_of(item->n), ok);
+    set(o, "rows", integer_of(item->rows), ok);
+    set(o, "rel_l2", number_of(item->rel_l2), ok);
+    set(o, "median_row", number_of(item->median_row), ok);
+    set(o, "worst_row", number_of(item->worst_row), ok);
+    set(o, "worst_position", integer_of(item->worst_position), ok);
+    set(o, "max_abs", number_of(item->max_abs), ok);
+    set(o, "max_at", at, ok);
+    set(o, "cosine", number_of(item->cosine), ok);
+    set(o, "nonfinite", integer_of(item->nonfinite), ok);
+    set(o, "ties", integer_of(item->ties), ok);
+    set(o, "flips", integer_of(item->flips), ok);
+    set(o, "rows_after", integer_of(item->rows_after), ok);
+    set(o, "rel_l2_after", number_of(item->rel_l2_after), ok);
+    set(o, "budget", number_of(item->budget), ok);
+    set(o, "budget_fail", number_of(item->budget_fail), ok);
+    set(o, "reason", text_of(item->reason), ok);
+    set(o, "note", text_of(item->note), ok);
+    set(o, "verdict", json_string(verdict_name(item->verdict)), ok);
+    set(o, "replay", text_of(item->replay), ok);
+    return o;
+}
+
+static json_t *counts_of(const results *r, bool *ok)
+{
+    json_t *o = json_object();
+    size_t skipped = results_count(r, VERDICT_SKIPPED);
+    set(o, "cases", integer_of((int64_t)r->cases), ok);
+    set(o, "comparisons", integer_of((int64_t)(r->count - skipped)), ok);
+    set(o, "pass", integer_of((int64_t)results_count(r, VERDICT_PASS)), ok);
+    set(o, "marginal", integer_of((int64_t)results_count(r, VERDICT_MARGINAL)), ok);
+    set(o, "fail", integer_of((int64_t)results_count(r, VERDICT_FAIL)), ok);
+    set(o, "skipped", integer_of((int64_t)skipped), ok);
+    set(o, "waived", integer_of(0), ok);
+    return o;
+}
+
+static json_t *lines_of(char *const *lines, size_t n, bool *ok)
+{
+    json_t *array = json_array();
+    for (size_t i = 0; i < n; i++)
+        append(array, text_of(lines[i]), ok);
+    return array;
+}
+
+static json_t *vectors_of(const results *r, bool *ok)
+{
+    json_t *array = json_array();
+    for (size_t i = 0; i < r->n_vectors; i++) {
+        json_t *o = json_object();
+        set(o, "file", text_of(r->vectors[i].file), ok);
+        set(o, "sha256", text_of(r->vectors[i].sha256), ok);
+        set(o, "producer", text_of(r->vectors[i].producer), ok);
+        append(array, o, ok);
+    }
+    return array;
+}
+
+bool report_json(FILE *out, const results *r)
+{
+    bool ok = true;
+    json_t *root = json_object(), *items = json_array();
+    for (size_t i = 0; i < r->count; i++)
+        append(items, item_of(&r->items[i], &ok), &ok);
+    set(root, "schema", json_string("dsv4check-results-1"), &ok);
+    set(root, "version", json_string(DSV4_VERSION), &ok);
+    set(root, "command", text_of(r->command), &ok);
+    set(root, "argv", text_of(r->argv), &ok);
+    set(root, "verdict", json_string(verdict_name(r->verdict)), &ok);
+    set(root, "seconds", number_of(r->seconds), &ok);
+    set(root, "model", text_of(r->model), &ok);
+    set(root, "engine", text_of(r->engine), &ok);
+    set(root, "numerics", text_of(r->numerics), &ok);
+    set(root, "mode", text_of(r->mode), &ok);
+    set(root, "vectors", vectors_of(r, &ok), &ok);
+    set(root, "counts", counts_of(r, &ok), &ok);
+    set(root, "worst", worst_of(r->worst, &ok), &ok);
+    set(root, "first_divergence", divergence_of(r->first_divergence, &ok), &ok);
+    set(root, "missing", lines_of(r->missing, r->n_missing, &ok), &ok);
+    set(root, "notes", lines_of(r->notes, r->n_notes, &ok), &ok);
+    set(root, "results", items, &ok);
+    /* Nine digits carry a float32 exactly. */
+    ok = ok && json_dumpf(root, out, JSON_INDENT(1) | JSON_REAL_PRECISION(9)) == 0;
+    json_decref(root);
+    return ok && fputc('\n', out) != EOF && fflush(out) == 0 && !ferror(out);
+}

@@ -1,0 +1,131 @@
+/* junit.c - results as JUnit XML: a testsuite per case, a testcase per tap. */
+#include <string.h>
+
+#include "reports/text_private.h"
+
+/* Text for attributes and elements: markup escaped; characters that XML 1.0 cannot hold, and bytes
+ * that are not UTF-8, become U+FFFD. */
+static void put_text(FILE *out, const char *s)
+{
+    uint32_t code;
+    for (size_t n; s && (n = report_utf8(s, &code)) > 0; s += n) {
+        if (code == '&')
+            fputs("&amp;", out);
+        else if (code == '<')
+            fputs("&lt;", out);
+        else if (code == '>')
+            fputs("&gt;", out);
+        else if (code == '"')
+            fputs("&quot;", out);
+        else if (code == '\t' || code == '\n' || code == '\r')
+            fprintf(out, "&#%u;", (unsigned)code);
+        else if (code < 0x20 || code == 0xfffd || code == 0xfffe || code == 0xffff)
+            fputs("\xef\xbf\xbd", out);
+        else
+            fwrite(s, 1, n, out);
+    }
+}
+
+static void put_attribute(FILE *out, const char *name, const char *value)
+{
+    fprintf(out, " %s=\"", name);
+    put_text(out, value);
+    fputc('"', out);
+}
+
+static void put_failure(FILE *out, const result *item)
+{
+    char numbers[192], line[256];
+    report_numbers(numbers, sizeof numbers, item);
+    fputs("   <failure", out);
+    put_attribute(out, "type", item->block ? item->block : "tap");
+    put_attribute(out, "message", numbers);
+    fputs(">", out);
+    if (item->note) {
+        put_text(out, item->note);
+        fputc('\n', out);
+    }
+    snprintf(line, sizeof line,
+             "position %lld, index %lld: expected %.9g, got %.9g, maximal difference %.3g\n",
+             (long long)item->max_position, (long long)item->max_index, item->expected,
+             item->actual, item->max_abs);
+    put_text(out, line);
+    put_text(out, numbers);
+    fputc('\n', out);
+    if (item->reason) {
+        fputs("budget: ", out);
+        put_text(out, item->reason);
+        fputc('\n', out);
+    }
+    if (item->replay) {
+        fputs("replay: ", out);
+        put_text(out, item->replay);
+        fputc('\n', out);
+    }
+    fputs("</failure>\n", out);
+}
+
+static void put_item(FILE *out, const result *item)
+{
+    char tap[REPORT_TAP_MAX], numbers[192];
+    fputs("  <testcase", out);
+    put_attribute(out, "classname", item->case_name);
+    put_attribute(out, "name", report_tap(tap, item));
+    fputs(" time=\"0\"", out);
+    switch (item->verdict) {
+    case VERDICT_PASS:
+        fputs("/>\n", out);
+        return;
+    case VERDICT_SKIPPED:
+        fputs(">\n   <skipped", out);
+        if (item->reason)
+            put_attribute(out, "message", item->reason);
+        fputs("/>\n", out);
+        break;
+    case VERDICT_FAIL:
+        fputs(">\n", out);
+        put_failure(out, item);
+        break;
+    case VERDICT_MARGINAL:
+        fputs(">\n   <system-out>marginal: ", out);
+        put_text(out, report_numbers(numbers, sizeof numbers, item));
+        fputs("</system-out>\n", out);
+        break;
+    }
+    fputs("  </testcase>\n", out);
+}
+
+/* Items of a case stand together as the judge appends them; a suite ends where the name changes. */
+static size_t suite_end(const results *r, size_t first)
+{
+    size_t end = first + 1;
+    while (end < r->count && strcmp(r->items[end].case_name, r->items[first].case_name) == 0)
+        end++;
+    return end;
+}
+
+bool report_junit(FILE *out, const results *r)
+{
+    fputs("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuites", out);
+    put_attribute(out, "name", "dsv4check");
+    fprintf(out, " tests=\"%zu\" failures=\"%zu\" errors=\"0\" skipped=\"%zu\" time=\"%.3f\">\n",
+            r->count, results_count(r, VERDICT_FAIL), results_count(r, VERDICT_SKIPPED),
+            r->seconds >= 0 && r->seconds < 1e12 ? r->seconds : 0.0);
+    for (size_t i = 0, end; i < r->count; i = end) {
+        size_t failures = 0, skipped = 0;
+        end = suite_end(r, i);
+        for (size_t k = i; k < end; k++) {
+            failures += r->items[k].verdict == VERDICT_FAIL;
+            skipped += r->items[k].verdict == VERDICT_SKIPPED;
+        }
+        fputs(" <testsuite", out);
+        put_attribute(out, "name", r->items[i].case_name);
+        fprintf(out, " tests=\"%zu\" failures=\"%zu\" errors=\"0\" skipped=\"%zu\" time=\"0\">\n",
+                end - i, failures, skipped);
+        for (size_t k = i; k < end; k++)
+            put_item(out, &r->items[k]);
+        fputs(" </testsuite>\n", out);
+    }
+    fputs("</testsuites>\n", out);
+    return fflush(out) == 0 && !ferror(out);
+}
