@@ -12,32 +12,43 @@ struct engine {
     vec_file *dump;
 };
 
-dsv4_status engine_open(const char *name, const dsv4_model *model, dsv4_numerics numerics,
-                        engine **out, dsv4_error *err)
+dsv4_status engine_from_ops(const char *name, const dsv4_model *model, const dsv4_ops *ops,
+                            dsv4_numerics numerics, engine **out, dsv4_error *err)
 {
-    dsv4_status status = DSV4_OK;
     engine *e = dsv4_alloc(1, sizeof *e, "an engine", err);
     *out = NULL;
     if (e == NULL)
         return DSV4_E_MACHINE;
     e->model = model;
+    e->ops = ops;
     e->numerics = numerics;
     e->name = dsv4_alloc(strlen(name) + 1, 1, "an engine", err);
     if (e->name == NULL) {
-        status = DSV4_E_MACHINE;
-        goto done;
+        engine_close(e);
+        return DSV4_E_MACHINE;
     }
     strcpy(e->name, name);
+    *out = e;
+    return DSV4_OK;
+}
+
+dsv4_status engine_open(const char *name, const dsv4_model *model, dsv4_numerics numerics,
+                        engine **out, dsv4_error *err)
+{
+    engine *e = NULL;
+    dsv4_status status = engine_from_ops(name, model, NULL, numerics, &e, err);
+    *out = NULL;
+    if (status != DSV4_OK)
+        return status;
     if (strncmp(name, "dump:", 5) == 0)
         status = vec_open(name + 5, &e->dump, err);
     else if (strcmp(name, "ref") == 0)
         e->ops = dsv4_ops_reference();
     else
-        status = dsv4_fail(err, DSV4_E_INPUT,
-                           "--engine: expected ref or dump:FILE.h5, found '%s'", name);
+        status = dsv4_fail(err, DSV4_E_INPUT, "--engine: expected ref or dump:FILE.h5, found '%s'",
+                           name);
     if (status == DSV4_OK && e->ops != NULL && model == NULL)
         status = dsv4_fail(err, DSV4_E_INPUT, "engine %s computes and needs --model", name);
-done:
     if (status == DSV4_OK)
         *out = e;
     else
@@ -98,7 +109,8 @@ static void fan_rounded(void *ctx, dsv4_tap_id id, int layer, int64_t position, 
     const fan *f = ctx;
     for (size_t i = f->first; i < f->n; i++)
         if (f->taps[i]->rounded != NULL)
-            f->taps[i]->rounded(f->taps[i]->ctx, id, layer, position, kind, block, before, after, n);
+            f->taps[i]->rounded(f->taps[i]->ctx, id, layer, position, kind, block, before, after,
+                                n);
 }
 
 static dsv4_status run_session(engine *e, const vec_case *const *cases,
@@ -106,7 +118,7 @@ static dsv4_status run_session(engine *e, const vec_case *const *cases,
                                dsv4_error *err)
 {
     const vec_case *longest = cases[n - 1];
-    dsv4_session_options options = {
+    dsv4_session_options wanted = {
         .numerics = e->numerics,
         .max_positions = longest->context,
         .mtp = mtp,
@@ -115,7 +127,7 @@ static dsv4_status run_session(engine *e, const vec_case *const *cases,
     dsv4_session *s = NULL;
     fan f = {.taps = taps, .n = n};
     dsv4_taps all = {.ctx = &f, .want = fan_want, .tap = fan_tap, .rounded = fan_rounded};
-    dsv4_status status = dsv4_session_new(e->model, e->ops, &options, &s, err);
+    dsv4_status status = dsv4_session_new(e->model, e->ops, &wanted, &s, err);
     if (status != DSV4_OK)
         return status;
     dsv4_session_set_taps(s, &all);

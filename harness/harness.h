@@ -71,7 +71,8 @@ dsv4_status vec_rope_read(const vec_file *f, bool compressed, int64_t *n, int64_
 /* sha256 of the file, 64 hex digits. */
 dsv4_status file_sha256(const char *path, char hex[65], dsv4_error *err);
 
-/* Writer. Everything goes to `path`.tmp, renamed by vec_writer_commit: a dump is whole or absent. */
+/* Writer. Everything goes to `path`.tmp, renamed by vec_writer_commit: a dump is whole or absent.
+ */
 typedef struct vec_writer vec_writer;
 typedef struct {
     const char *model, *weights_sha256, *config, *producer, *numerics;
@@ -92,14 +93,14 @@ void vec_writer_abort(vec_writer *w);                          /* removes the te
 
 /* Running sums over the rows of one tap. All sums in double; relative L2 = sqrt(dd/ee). */
 typedef struct {
-    int64_t n;          /* elements compared */
+    int64_t n; /* elements compared */
     int64_t rows;
-    int64_t nonfinite;  /* elements where the masks of NaN, +Inf, -Inf differ */
+    int64_t nonfinite;     /* elements where the masks of NaN, +Inf, -Inf differ */
     double dd, ee, aa, ea; /* sums of diff^2, expected^2, actual^2, expected*actual */
     double max_abs;
     int64_t max_position, max_index; /* where max_abs is; index inside the row */
     float max_expected, max_actual;
-    double worst_row;   /* largest relative L2 of a row */
+    double worst_row; /* largest relative L2 of a row */
     int64_t worst_position;
     double head_dd, tail_dd; /* diff^2 of the columns before and in the last `tail` columns */
 } compare_sums;
@@ -132,10 +133,10 @@ typedef enum { WEIGHTS_EXACT, WEIGHTS_OTHER } weights_class; /* same weights, or
 typedef enum { ROWS_CLEAN, ROWS_AFTER_FLIP } rows_class;
 
 typedef struct {
-    char *tap;        /* glob over tap names */
-    char *numerics;   /* glob: math, qat, deployed */
-    char *weights;    /* glob: exact, other */
-    char *rows;       /* glob: clean, after */
+    char *tap;         /* glob over tap names */
+    char *numerics;    /* glob: math, qat, deployed */
+    char *weights;     /* glob: exact, other */
+    char *rows;        /* glob: clean, after */
     double pass, fail; /* relative L2: <= pass PASS, <= fail MARGINAL, else FAIL */
     char *reason;
 } budget;
@@ -167,14 +168,14 @@ typedef struct {
     int64_t worst_position, max_position, max_index;
     double expected, actual; /* at max_abs */
     int64_t nonfinite;
-    int64_t ties, flips;   /* selections or roundings that differ inside the noise */
-    int64_t rows_after;    /* rows after a tie or flip, judged by their own budget */
+    int64_t ties, flips; /* selections or roundings that differ inside the noise */
+    int64_t rows_after;  /* rows after a tie or flip, judged by their own budget */
     double rel_l2_after;
     double budget, budget_fail;
-    const char *reason;    /* why this budget; or why skipped */
-    char *note;            /* what failed, one sentence; NULL */
+    const char *reason; /* why this budget; or why skipped */
+    char *note;         /* what failed, one sentence; NULL */
     verdict verdict;
-    char *replay;          /* command line that runs this case and tap alone */
+    char *replay; /* command line that runs this case and tap alone */
 } result;
 
 typedef struct {
@@ -190,10 +191,10 @@ typedef struct {
     size_t n_vectors;
     result *items;
     size_t count, capacity;
-    size_t cases; /* cases in which something was compared */
+    size_t cases;   /* cases in which something was compared */
     char **missing; /* what the engine's side did not hold: "case/layers/3/q" */
     size_t n_missing;
-    char **notes;   /* other remarks for the reader */
+    char **notes; /* other remarks for the reader */
     size_t n_notes;
     const result *first_divergence; /* set by results_finish, or NULL */
     const result *worst;
@@ -225,9 +226,9 @@ typedef struct {
     const dsv4_config *config; /* of the golden file */
     const dsv4_model *model;   /* for the router's selection bias; NULL for dumps */
     const char *taps;          /* glob of taps to compare, NULL = all */
-    bool replay;               /* put golden selections and rounded rows in place of ties and flips */
-    bool dump;                 /* the engine is a recorded run: missing rows are listed, not failed */
-    const char *command;       /* start of the replay lines: dsv4check layers --model ... */
+    bool replay;         /* put golden selections and rounded rows in place of ties and flips */
+    bool dump;           /* the engine is a recorded run: missing rows are listed, not failed */
+    const char *command; /* start of the replay lines: dsv4check layers --model ... */
 } judge_options;
 
 /* Judges one case. The taps of an engine arrive through judge_taps(); judge_finish() appends one
@@ -252,6 +253,10 @@ typedef struct engine engine;
 /* name: ref, dump:FILE.h5. model NULL is allowed for dumps. */
 dsv4_status engine_open(const char *name, const dsv4_model *model, dsv4_numerics numerics,
                         engine **out, dsv4_error *err);
+/* An engine made of somebody's operator table (a test's, an optimised one's); ops is kept by
+ * reference. */
+dsv4_status engine_from_ops(const char *name, const dsv4_model *model, const dsv4_ops *ops,
+                            dsv4_numerics numerics, engine **out, dsv4_error *err);
 void engine_close(engine *e);
 const char *engine_name(const engine *e);
 bool engine_is_dump(const engine *e);

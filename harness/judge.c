@@ -150,7 +150,8 @@ static bool is_after(const judge *j, dsv4_tap_id id, int layer, int64_t position
         return false;
     if (id >= DSV4_TAP_INDEXER_SCORES && reach >= t->scores)
         return true;
-    if (id >= DSV4_TAP_ATTN_HEADS && (reach >= t->heads || tie_at(t->topk_ties, t->n_topk_ties, reach)))
+    if (id >= DSV4_TAP_ATTN_HEADS &&
+        (reach >= t->heads || tie_at(t->topk_ties, t->n_topk_ties, reach)))
         return true;
     return id >= DSV4_TAP_ROUTER_WEIGHTS && tie_at(t->router_ties, t->n_router_ties, reach);
 }
@@ -191,8 +192,8 @@ static void on_rounded(void *ctx, dsv4_tap_id id, int layer, int64_t position, d
 
 /* Elements of a rounded row that differ by one step, the unrounded value being at the midpoint
  * between the two: put the golden value in their place and count them. */
-static void settle_flips(judge *j, slot *s, dsv4_tap_id id, int layer, int64_t position, int64_t row,
-                         float *actual)
+static void settle_flips(judge *j, slot *s, dsv4_tap_id id, int layer, int64_t position,
+                         int64_t row, float *actual)
 {
     const float *before = s->before + row * s->before_width;
     double power = 0, noise;
@@ -317,8 +318,7 @@ static void judge_selection(judge *j, slot *s, dsv4_tap_id id, int layer, int64_
         gap = r.invalid > 0 ? INFINITY : r.gap == 0 ? 0 : r.gap / largest;
     }
     rows_class rows = is_after(j, id, layer, position) ? ROWS_AFTER_FLIP : ROWS_CLEAN;
-    const budget *b =
-        budgets_find(j->o.budgets, "@selection", j->o.numerics, j->o.weights, rows);
+    const budget *b = budgets_find(j->o.budgets, "@selection", j->o.numerics, j->o.weights, rows);
     if (b == NULL || gap > b->fail) {
         s->wrong_sets++;
         if (!(gap <= s->worst_gap) || s->wrong_sets == 1) {
@@ -393,8 +393,8 @@ static void keep_scores(judge *j, dsv4_tap_id id, int layer, int64_t position, c
     if (row < 0)
         return;
     if (s->scores == NULL) {
-        s->scores_width = id == DSV4_TAP_INDEXER_SCORES ? j->c->context / 4 + 1
-                                                        : j->o.config->n_routed_experts;
+        s->scores_width =
+            id == DSV4_TAP_INDEXER_SCORES ? j->c->context / 4 + 1 : j->o.config->n_routed_experts;
         s->scores = get(j, s->golden->n_rows * s->scores_width, sizeof(float), "scores");
     }
     if (s->scores != NULL && n <= s->scores_width)
@@ -473,7 +473,7 @@ static void on_tap(void *ctx, dsv4_tap_id id, int layer, int64_t position, void 
         return;
     }
     bool later = is_after(j, id, layer, position);
-    if (s->before != NULL && s->tied[row] && !later)
+    if (s->before != NULL && s->tied[row])
         settle_flips(j, s, id, layer, position, row, actual);
     if (id == DSV4_TAP_LOGITS || id == DSV4_TAP_MTP_LOGITS)
         check_top1(s, j->expected, actual, n);
@@ -487,8 +487,8 @@ static void on_tap(void *ctx, dsv4_tap_id id, int layer, int64_t position, void 
     s->row_dd[row] = one.nonfinite > 0 ? INFINITY : one.dd;
     s->row_ee[row] = one.ee;
     /* A row that depends on a possible flip and yet agrees is as good as any other. */
-    const budget *b = budgets_find(j->o.budgets, dsv4_tap_name(id), j->o.numerics, j->o.weights,
-                                   ROWS_CLEAN);
+    const budget *b =
+        budgets_find(j->o.budgets, dsv4_tap_name(id), j->o.numerics, j->o.weights, ROWS_CLEAN);
     if (later && b != NULL && rel <= b->pass)
         later = false;
     s->is_after[row] = later;
@@ -516,7 +516,8 @@ dsv4_status judge_new(const vec_file *golden, const vec_case *c, const judge_opt
         j->round_noise = round->pass;
         j->taps.rounded = on_rounded;
     }
-    j->slots = dsv4_alloc((size_t)(j->layers + 1) * DSV4_TAP_COUNT, sizeof *j->slots, "a judge", err);
+    j->slots =
+        dsv4_alloc((size_t)(j->layers + 1) * DSV4_TAP_COUNT, sizeof *j->slots, "a judge", err);
     j->taint = dsv4_alloc((size_t)(j->layers + 1), sizeof *j->taint, "a judge", err);
     if (j->slots == NULL || j->taint == NULL) {
         judge_free(j);

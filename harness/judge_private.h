@@ -7,21 +7,21 @@
 
 /* One tap of one layer. */
 typedef struct {
-    vec_tap *golden;   /* NULL = the file does not hold it */
+    vec_tap *golden; /* NULL = the file does not hold it */
     bool opened;
-    bool skipped;      /* the glob leaves it out */
+    bool skipped; /* the glob leaves it out */
     compare_sums clean, after;
-    uint8_t *seen;     /* [n_rows] */
+    uint8_t *seen;           /* [n_rows] */
     double *row_dd, *row_ee; /* [n_rows] */
-    uint8_t *is_after; /* [n_rows] */
+    uint8_t *is_after;       /* [n_rows] */
     int64_t n_seen, n_extra; /* rows that arrived; rows golden has no place for */
     int64_t ties, flips, wrong_sets;
-    double worst_gap;  /* of the wrong sets, in units of the largest score */
+    double worst_gap; /* of the wrong sets, in units of the largest score */
     int64_t wrong_position;
-    double jaccard;    /* lowest */
-    int32_t *sets;     /* selections of the engine [n_rows][row_len], if ids must be kept */
-    uint8_t *tied;     /* [n_rows] */
-    float *scores;     /* scores of the engine [n_rows][scores_width], for the margins */
+    double jaccard; /* lowest */
+    int32_t *sets;  /* selections of the engine [n_rows][row_len], if ids must be kept */
+    uint8_t *tied;  /* [n_rows] */
+    float *scores;  /* scores of the engine [n_rows][scores_width], for the margins */
     int64_t scores_width;
     int64_t top1_lost; /* logits: positions with another top-1 */
     double top1_lead;  /* golden's largest lead among them, in units of the row's rms */
@@ -34,9 +34,9 @@ typedef struct {
 /* Where something discrete went the other way, per layer: the lowest position from which each part
  * of the layer is no longer comparable. INT64_MAX = nowhere. */
 typedef struct {
-    int64_t whole;   /* from an earlier layer */
-    int64_t scores;  /* indexer rows or queries rounded the other way */
-    int64_t heads;   /* KV rows rounded the other way */
+    int64_t whole;                    /* from an earlier layer */
+    int64_t scores;                   /* indexer rows or queries rounded the other way */
+    int64_t heads;                    /* KV rows rounded the other way */
     int64_t *topk_ties, *router_ties; /* positions */
     size_t n_topk_ties, n_router_ties, cap_topk_ties, cap_router_ties;
 } layer_taint;
@@ -46,15 +46,15 @@ struct judge {
     const vec_case *c;
     judge_options o;
     dsv4_taps taps;
-    int layers;        /* layers of the config, MTP not counted */
-    slot *slots;       /* [layers + 1][DSV4_TAP_COUNT]; the last layer: taps outside layers */
+    int layers;         /* layers of the config, MTP not counted */
+    slot *slots;        /* [layers + 1][DSV4_TAP_COUNT]; the last layer: taps outside layers */
     layer_taint *taint; /* [layers + 1] */
-    float *expected;   /* scratch row */
-    float *other;      /* scratch row */
+    float *expected;    /* scratch row */
+    float *other;       /* scratch row */
     int64_t scratch;
     double round_noise; /* @rounding; 0 = no rounding in these numerics */
     int64_t events;
-    bool blind;        /* qat or deployed without reports of rounding: flips cannot be told apart */
+    bool blind; /* qat or deployed without reports of rounding: flips cannot be told apart */
     dsv4_status status;
     dsv4_error err;
 };

@@ -82,8 +82,8 @@ dsv4_status options_parse(int argc, char **argv, const char *const *allowed, opt
     struct option list[N_KNOWN + 1];
     memset(list, 0, sizeof list);
     for (int i = 0; i < N_KNOWN; i++)
-        list[i] = (struct option){known[i].name, known[i].kind == FLAG ? no_argument : required_argument,
-                                  NULL, i};
+        list[i] = (struct option){known[i].name,
+                                  known[i].kind == FLAG ? no_argument : required_argument, NULL, i};
     opterr = 0;
     optind = 1;
     int index = 0, c;
@@ -96,7 +96,7 @@ dsv4_status options_parse(int argc, char **argv, const char *const *allowed, opt
         else if (known[c].kind == FLAG)
             memcpy((char *)out + known[c].at, &(bool){true}, sizeof(bool));
         else if (known[c].kind == TEXT)
-            memcpy((char *)out + known[c].at, &(const char *){optarg}, sizeof optarg);
+            memcpy((char *)out + known[c].at, &(const char *){optarg}, sizeof(const char *));
         else if (known[c].kind == LIST)
             out->vectors[out->n_vectors++] = optarg;
         else
@@ -133,9 +133,10 @@ char *command_line(int argc, char **argv)
         return NULL;
     char *p = line + sprintf(line, "dsv4check");
     for (int i = 0; i < argc; i++) {
-        bool plain = argv[i][0] != '\0' &&
-                     strspn(argv[i], "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
-                                     "-_./:=,+@%") == strlen(argv[i]);
+        bool plain =
+            argv[i][0] != '\0' &&
+            strspn(argv[i], "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+                            "-_./:=,+@%") == strlen(argv[i]);
         *p++ = ' ';
         if (!plain)
             *p++ = '\'';

@@ -117,8 +117,8 @@ static const char *blame(const judge *j, const slot *s, dsv4_tap_id id, int laye
     /* The inverse rotation lies between attn_heads and o_lora and does nothing at position 0. */
     if (id == DSV4_TAP_O_LORA && s->golden->n_rows > 1 && s->golden->positions[0] == 0 &&
         s->seen[0] && s->seen[1]) {
-        const budget *b = budgets_find(j->o.budgets, dsv4_tap_name(id), j->o.numerics, j->o.weights,
-                                       ROWS_CLEAN);
+        const budget *b =
+            budgets_find(j->o.budgets, dsv4_tap_name(id), j->o.numerics, j->o.weights, ROWS_CLEAN);
         slot *heads = judge_slot(j, layer, DSV4_TAP_ATTN_HEADS);
         if (b != NULL && heads->golden != NULL && heads->n_seen > 0 && row_rel(s, 0) <= b->fail)
             return "rope";
@@ -168,8 +168,8 @@ static dsv4_status finish_slot(judge *j, slot *s, dsv4_tap_id id, int layer, res
     else
         snprintf(where, sizeof where, "%s", name);
 
-    if (t->n_rows == 0 && s->n_extra == 0)
-        return DSV4_OK; /* nothing to compare, and nothing was computed */
+    if ((t->n_rows == 0 || t->row_len == 0) && s->n_extra == 0)
+        return DSV4_OK; /* no row exists yet, and the engine made none */
     if (s->n_seen == 0 && j->o.dump) {
         if (!results_missing(out, "%s/%s", j->c->name, where))
             return DSV4_E_MACHINE;
@@ -178,8 +178,7 @@ static dsv4_status finish_slot(judge *j, slot *s, dsv4_tap_id id, int layer, res
     result *r = results_add(out, j->c->name, layer, id);
     if (r == NULL)
         return dsv4_fail(&j->err, DSV4_E_MACHINE, "out of memory for results");
-    const budget *clean =
-        budgets_find(j->o.budgets, name, j->o.numerics, j->o.weights, ROWS_CLEAN);
+    const budget *clean = budgets_find(j->o.budgets, name, j->o.numerics, j->o.weights, ROWS_CLEAN);
     const budget *after =
         budgets_find(j->o.budgets, name, j->o.numerics, j->o.weights, ROWS_AFTER_FLIP);
     const budget *element =
@@ -239,11 +238,11 @@ static dsv4_status finish_slot(judge *j, slot *s, dsv4_tap_id id, int layer, res
                 return DSV4_E_MACHINE;
         } else {
             raise(r, VERDICT_FAIL);
-            noted = set_note(j, r, "expected %lld rows, the engine gave %lld",
-                             (long long)t->n_rows, (long long)(s->n_seen + s->n_extra));
+            noted = set_note(j, r, "expected %lld rows, the engine gave %lld", (long long)t->n_rows,
+                             (long long)(s->n_seen + s->n_extra));
         }
     }
-    if (s->clean.rows > 0) {
+    if (s->clean.n > 0) {
         if (!(r->rel_l2 <= clean->pass))
             raise(r, r->rel_l2 <= clean->fail ? VERDICT_MARGINAL : VERDICT_FAIL);
         int64_t at = -1;
@@ -263,16 +262,18 @@ static dsv4_status finish_slot(judge *j, slot *s, dsv4_tap_id id, int layer, res
         verdict v = r->rel_l2_after <= after->fail ? VERDICT_MARGINAL : VERDICT_FAIL;
         raise(r, v);
         if (v == VERDICT_FAIL && r->note == NULL) {
-            noted = set_note(j, r, "%lld rows after a tie or flip are off by %.3g, allowed %.3g: %s",
-                             (long long)s->after.rows, r->rel_l2_after, after->fail, after->reason);
+            noted =
+                set_note(j, r, "%lld rows after a tie or flip are off by %.3g, allowed %.3g: %s",
+                         (long long)s->after.rows, r->rel_l2_after, after->fail, after->reason);
         }
     }
     if (id == DSV4_TAP_LOGITS || id == DSV4_TAP_MTP_LOGITS) {
         /* Top-1 must agree wherever golden's lead exceeds what the budget lets a logit move. */
         if (s->top1_lead > clean->fail && s->after.rows == 0) {
             raise(r, VERDICT_FAIL);
-            noted = set_note(j, r, "top-1 differs at %lld positions, golden leading by up to %.3g rms",
-                             (long long)s->top1_lost, s->top1_lead);
+            noted =
+                set_note(j, r, "top-1 differs at %lld positions, golden leading by up to %.3g rms",
+                         (long long)s->top1_lost, s->top1_lead);
         }
     }
     if (j->blind && r->verdict == VERDICT_FAIL && all.nonfinite == 0 && s->wrong_sets == 0 &&
@@ -308,7 +309,8 @@ dsv4_status judge_finish(judge *j, results *out, dsv4_error *err)
             int l = layer < j->layers ? layer : -1;
             if (inside != (l >= 0))
                 continue;
-            slot *s = judge_open(j, (dsv4_tap_id)id, l); /* the engine may never have spoken of it */
+            slot *s =
+                judge_open(j, (dsv4_tap_id)id, l); /* the engine may never have spoken of it */
             if (s != NULL)
                 j->status = finish_slot(j, s, (dsv4_tap_id)id, l, out);
         }

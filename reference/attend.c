@@ -201,8 +201,8 @@ dsv4_status attention_forward(dsv4_session *s, const dsv4_layer *w, layer_state 
     int64_t group = (int64_t)H / c->o_groups * d, out = (int64_t)c->o_groups * c->o_lora_rank;
     for (int g = 0; g < c->o_groups; g++) {
         dsv4_tensor wo = dsv4_tensor_rows(&w->wo_a, (int64_t)g * c->o_lora_rank, c->o_lora_rank);
-        s->ops->linear(&wo, b->heads + g * group, (int64_t)H * d, n,
-                       b->o_lora + g * c->o_lora_rank, out);
+        s->ops->linear(&wo, b->heads + g * group, (int64_t)H * d, n, b->o_lora + g * c->o_lora_rank,
+                       out);
     }
     session_hand_on(s, b->o_lora, n * out);
     session_tap(s, DSV4_TAP_O_LORA, layer, pos0, n, b->o_lora, out);

@@ -56,8 +56,8 @@ typedef enum {
     DSV4_BF16,
     DSV4_I32,
     DSV4_I64,
-    DSV4_FP8,  /* e4m3 codes, e8m0 scale per 128 x 128 block beside them */
-    DSV4_FP4,  /* e2m1 codes two a byte (low nibble = even column), e8m0 scale per 32 columns */
+    DSV4_FP8, /* e4m3 codes, e8m0 scale per 128 x 128 block beside them */
+    DSV4_FP4, /* e2m1 codes two a byte (low nibble = even column), e8m0 scale per 32 columns */
     DSV4_Q4_0,
     DSV4_Q4_1,
     DSV4_Q5_0,
@@ -90,15 +90,15 @@ typedef struct {
     const char *name; /* checkpoint name, for messages; NULL = the tensor is absent */
     dsv4_type type;
     int64_t rows, cols;
-    const uint8_t *data;   /* row 0 of the stored matrix */
-    size_t row_bytes;      /* bytes from one stored row to the next */
-    const uint8_t *scale;  /* scales stored beside the codes (FP8, FP4, MLX), else NULL */
-    const uint8_t *bias;   /* MLX biases, else NULL */
-    size_t scale_row_bytes;/* bytes from one scale row to the next (biases alike) */
-    int scale_rows;        /* matrix rows that share a scale row: 128 for FP8, else 1 */
-    int scale_cols;        /* columns that share a scale: 128 FP8, 32 FP4, MLX group */
-    dsv4_type scale_type;  /* MLX: F32, F16 or BF16 scales; FP8 and FP4 are always e8m0 */
-    int64_t row0;          /* first row of this view in the stored matrix */
+    const uint8_t *data;    /* row 0 of the stored matrix */
+    size_t row_bytes;       /* bytes from one stored row to the next */
+    const uint8_t *scale;   /* scales stored beside the codes (FP8, FP4, MLX), else NULL */
+    const uint8_t *bias;    /* MLX biases, else NULL */
+    size_t scale_row_bytes; /* bytes from one scale row to the next (biases alike) */
+    int scale_rows;         /* matrix rows that share a scale row: 128 for FP8, else 1 */
+    int scale_cols;         /* columns that share a scale: 128 FP8, 32 FP4, MLX group */
+    dsv4_type scale_type;   /* MLX: F32, F16 or BF16 scales; FP8 and FP4 are always e8m0 */
+    int64_t row0;           /* first row of this view in the stored matrix */
 } dsv4_tensor;
 
 /* Row `row` of the view as float32 [cols]. */
@@ -153,25 +153,25 @@ typedef struct {
 } dsv4_indexer_weights;
 
 typedef struct {
-    int ratio;           /* 0 window only, 4 compressor + indexer, else compressor alone */
-    bool hash;           /* experts from tid2eid, not from the scores */
-    float swiglu_limit;  /* 0 = no clamp */
+    int ratio;          /* 0 window only, 4 compressor + indexer, else compressor alone */
+    bool hash;          /* experts from tid2eid, not from the scores */
+    float swiglu_limit; /* 0 = no clamp */
     dsv4_hc_weights hc_attn, hc_ffn;
-    dsv4_tensor attn_norm, ffn_norm;          /* [D] */
-    dsv4_tensor wq_a, q_norm, wq_b;           /* [q_lora][D], [q_lora], [H*d][q_lora] */
-    dsv4_tensor wkv, kv_norm;                 /* [d][D], [d] */
-    dsv4_tensor wo_a, wo_b;                   /* [G*o_lora][H/G*d], [D][G*o_lora] */
-    dsv4_tensor attn_sink;                    /* [H] */
-    dsv4_compressor_weights compressor;       /* ratio > 0 */
-    dsv4_indexer_weights indexer;             /* ratio == 4 */
-    dsv4_tensor gate, gate_bias, tid2eid;     /* [E][D], [E] or absent, [V][K] or absent */
-    dsv4_tensor *w1, *w2, *w3;                /* [E] tensors: [F][D], [D][F], [F][D] */
+    dsv4_tensor attn_norm, ffn_norm;             /* [D] */
+    dsv4_tensor wq_a, q_norm, wq_b;              /* [q_lora][D], [q_lora], [H*d][q_lora] */
+    dsv4_tensor wkv, kv_norm;                    /* [d][D], [d] */
+    dsv4_tensor wo_a, wo_b;                      /* [G*o_lora][H/G*d], [D][G*o_lora] */
+    dsv4_tensor attn_sink;                       /* [H] */
+    dsv4_compressor_weights compressor;          /* ratio > 0 */
+    dsv4_indexer_weights indexer;                /* ratio == 4 */
+    dsv4_tensor gate, gate_bias, tid2eid;        /* [E][D], [E] or absent, [V][K] or absent */
+    dsv4_tensor *w1, *w2, *w3;                   /* [E] tensors: [F][D], [D][F], [F][D] */
     dsv4_tensor shared_w1, shared_w2, shared_w3; /* inner width n_shared_experts*F */
 } dsv4_layer;
 
 typedef struct {
-    dsv4_tensor e_proj, h_proj;      /* [D][D] */
-    dsv4_tensor enorm, hnorm, norm;  /* [D] */
+    dsv4_tensor e_proj, h_proj;     /* [D][D] */
+    dsv4_tensor enorm, hnorm, norm; /* [D] */
     dsv4_hc_weights hc_head;
     dsv4_layer layer;
 } dsv4_mtp_layer;
@@ -183,8 +183,8 @@ typedef struct {
     dsv4_tensor embed, head; /* [V][D] */
     dsv4_tensor norm;        /* [D] */
     dsv4_hc_weights hc_head;
-    dsv4_layer *layers;      /* [num_hidden_layers] */
-    dsv4_mtp_layer *mtp;     /* [num_nextn_predict_layers] or NULL */
+    dsv4_layer *layers;  /* [num_hidden_layers] */
+    dsv4_mtp_layer *mtp; /* [num_nextn_predict_layers] or NULL */
     dsv4_storage *storage;
 } dsv4_model;
 
@@ -201,7 +201,7 @@ typedef enum {
     DSV4_TAP_KV,
     DSV4_TAP_COMPRESSED_KV, /* position = row number */
     DSV4_TAP_INDEXER_Q,
-    DSV4_TAP_INDEXER_KV, /* position = row number */
+    DSV4_TAP_INDEXER_KV,     /* position = row number */
     DSV4_TAP_INDEXER_SCORES, /* the rows visible to the position, no more */
     DSV4_TAP_INDEXER_TOPK,   /* int32 row numbers, -1 = none */
     DSV4_TAP_ATTN_HEADS,     /* before the inverse rotation */
@@ -320,6 +320,8 @@ void dsv4_model_each_tensor(const dsv4_model *m,
 /* config.json text -> config. `file` is for messages. */
 dsv4_status dsv4_config_parse(const char *json, size_t bytes, const char *file, dsv4_config *out,
                               dsv4_error *err);
+/* The config as config.json text; caller frees. */
+dsv4_status dsv4_config_write(const dsv4_config *c, char **out, dsv4_error *err);
 void dsv4_config_free(dsv4_config *c);
 
 #endif

@@ -13,7 +13,8 @@ double dsv4_dot(const float *a, const float *b, int64_t n)
             lane[l] += (double)a[i + l] * (double)b[i + l];
     for (int l = 0; i < n; i++, l++)
         lane[l] += (double)a[i] * (double)b[i];
-    return ((lane[0] + lane[4]) + (lane[1] + lane[5])) + ((lane[2] + lane[6]) + (lane[3] + lane[7]));
+    return ((lane[0] + lane[4]) + (lane[1] + lane[5])) +
+           ((lane[2] + lane[6]) + (lane[3] + lane[7]));
 }
 
 /* Columns decoded at a time: a multiple of every format's block (256), of FP8's 128 and of every

@@ -16,17 +16,17 @@
 
 /* Arguments of windowed + compressed attention, for a block of n consecutive positions. */
 typedef struct {
-    int64_t n, pos0;       /* tokens of the block; position of the first one */
-    int heads, dim;        /* H, d */
-    const float *q;        /* [n][H][d] after the head norm and RoPE */
-    const float *window;   /* [..][d] window rows; row 0 belongs to position window_pos0 */
+    int64_t n, pos0;     /* tokens of the block; position of the first one */
+    int heads, dim;      /* H, d */
+    const float *q;      /* [n][H][d] after the head norm and RoPE */
+    const float *window; /* [..][d] window rows; row 0 belongs to position window_pos0 */
     int64_t window_pos0;
-    int window_size;       /* W: position t sees max(0, t-W+1) .. t */
-    const float *rows;     /* [..][d] compressed rows; NULL if ratio is 0 */
-    int ratio;             /* 0 = no compressed rows; t sees rows j < (t+1)/ratio */
-    const int32_t *topk;   /* [n][k] the indexer's rows (-1 = none); NULL = all visible rows */
+    int window_size;     /* W: position t sees max(0, t-W+1) .. t */
+    const float *rows;   /* [..][d] compressed rows; NULL if ratio is 0 */
+    int ratio;           /* 0 = no compressed rows; t sees rows j < (t+1)/ratio */
+    const int32_t *topk; /* [n][k] the indexer's rows (-1 = none); NULL = all visible rows */
     int k;
-    const float *sink;     /* [H] */
+    const float *sink; /* [H] */
 } dsv4_attention_args;
 
 /* Arguments of the routed experts for n tokens. */

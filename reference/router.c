@@ -28,7 +28,8 @@ void ref_router(const float *logits, const float *bias, const dsv4_tensor *tid2e
                 bool taken = false;
                 for (int prev = 0; prev < s; prev++)
                     taken = taken || chosen[prev] == e;
-                /* The bias chooses; it does not weigh. Float32, as released: ties are ties there. */
+                /* The bias chooses; it does not weigh. Float32, as released: ties are ties there.
+                 */
                 float value = (float)score((double)logit[e]) + (bias != NULL ? bias[e] : 0.0f);
                 if (!taken && (best < 0 || value > best_value)) {
                     best = e;
@@ -41,7 +42,6 @@ void ref_router(const float *logits, const float *bias, const dsv4_tensor *tid2e
         for (int s = 0; s < k; s++)
             sum += score((double)logit[chosen[s]]);
         for (int s = 0; s < k; s++)
-            weights[i * k + s] =
-                (float)(score((double)logit[chosen[s]]) / sum * (double)scaling);
+            weights[i * k + s] = (float)(score((double)logit[chosen[s]]) / sum * (double)scaling);
     }
 }

@@ -83,8 +83,8 @@ static void plan(dsv4_session *s, arena *a)
     b->norm = take(a, n * D, sizeof(float));
     b->out = take(a, n * D, sizeof(float));
     b->shared = take(a, n * D, sizeof(float));
-    b->linear_in = take(a, n * max64(max64(hc * D, o), max64(inner, c->q_lora_rank)),
-                        sizeof(float));
+    b->linear_in =
+        take(a, n * max64(max64(hc * D, o), max64(inner, c->q_lora_rank)), sizeof(float));
     b->q_lora = take(a, n * c->q_lora_rank, sizeof(float));
     b->q = take(a, n * H * d, sizeof(float));
     b->heads = take(a, max64(n * H * d, index), sizeof(float));
@@ -102,10 +102,11 @@ static void plan(dsv4_session *s, arena *a)
     b->experts = take(a, n * c->num_experts_per_tok, sizeof(int32_t));
     b->gate = take(a, n * inner, sizeof(float));
     b->up = take(a, n * inner, sizeof(float));
-    b->vector = take(a, max64(max64(D, max64(d, c->q_lora_rank)),
-                              max64(max64(H, c->n_routed_experts),
-                                    max64((2 + hc) * hc, c->index_head_dim))),
-                     sizeof(float));
+    b->vector =
+        take(a,
+             max64(max64(D, max64(d, c->q_lora_rank)),
+                   max64(max64(H, c->n_routed_experts), max64((2 + hc) * hc, c->index_head_dim))),
+             sizeof(float));
     b->gate_scale = take(a, 3, sizeof(float));
     b->cos_plain = take(a, n * half, sizeof(float));
     b->sin_plain = take(a, n * half, sizeof(float));
@@ -236,10 +237,9 @@ static dsv4_status check_tokens(const dsv4_session *s, const int32_t *tokens, in
                          (long long)n, (long long)s->position, (long long)s->options.max_positions);
     for (int64_t i = 0; i < n; i++)
         if (tokens[i] < 0 || tokens[i] >= s->model->config.vocab_size)
-            return dsv4_fail(err, DSV4_E_INPUT,
-                             "token %lld: id %d is outside the vocabulary [0, %lld)",
-                             (long long)(s->position + i), tokens[i],
-                             (long long)s->model->config.vocab_size);
+            return dsv4_fail(
+                err, DSV4_E_INPUT, "token %lld: id %d is outside the vocabulary [0, %lld)",
+                (long long)(s->position + i), tokens[i], (long long)s->model->config.vocab_size);
     return DSV4_OK;
 }
 
@@ -350,8 +350,13 @@ static void visit_session(walker *w, dsv4_session *s)
 {
     const dsv4_config *c = &s->model->config;
     /* What the state belongs to; a restore into anything else is refused. */
-    int64_t shape[] = {0x3276737364, c->hidden_size, c->head_dim, c->num_hidden_layers,
-                       s->n_layers,  s->options.numerics, s->options.max_positions,
+    int64_t shape[] = {0x3276737364,
+                       c->hidden_size,
+                       c->head_dim,
+                       c->num_hidden_layers,
+                       s->n_layers,
+                       s->options.numerics,
+                       s->options.max_positions,
                        s->options.chunk};
     for (size_t i = 0; i < sizeof shape / sizeof *shape; i++)
         visit_count(w, &shape[i], shape[i], shape[i]);

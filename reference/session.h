@@ -24,28 +24,28 @@ typedef struct {
 
 /* Buffers of one block of at most `chunk` tokens. */
 typedef struct {
-    float *streams, *mixed;          /* [n][hc][D] */
-    float *mix, *pre, *post, *comb;  /* [n][(2+hc)*hc], [n][hc], [n][hc], [n][hc][hc] */
-    float *x, *norm, *out, *shared;  /* [n][D] */
-    float *linear_in;                /* [n][widest input] FP8-rounded copy */
-    float *q_lora, *q, *heads;       /* [n][q_lora], [n][H][d], [n][H][d] */
-    float *o_lora;                   /* [n][G*o_lora] */
-    float *kv, *z;                   /* [n][lanes*d] compressor inputs */
-    float *ape;                      /* [ratio][lanes*d] position bias */
-    float *row;                      /* [d] one row before its rounding */
-    float *index_q, *index_w;        /* [n][n_idx][128], [n][n_idx] */
-    float *scores;                   /* [max rows] */
-    int32_t *topk;                   /* [n][index_topk] */
-    float *router_logits, *weights;  /* [n][E], [n][K] */
-    int32_t *experts;                /* [n][K] */
-    float *gate, *up;                /* [n][shared inner width] */
-    float *vector;                   /* [widest vector]: norm weights, sinks, bases */
-    float *gate_scale;               /* [3] */
-    float *cos_plain, *sin_plain;    /* [n][r/2] */
+    float *streams, *mixed;         /* [n][hc][D] */
+    float *mix, *pre, *post, *comb; /* [n][(2+hc)*hc], [n][hc], [n][hc], [n][hc][hc] */
+    float *x, *norm, *out, *shared; /* [n][D] */
+    float *linear_in;               /* [n][widest input] FP8-rounded copy */
+    float *q_lora, *q, *heads;      /* [n][q_lora], [n][H][d], [n][H][d] */
+    float *o_lora;                  /* [n][G*o_lora] */
+    float *kv, *z;                  /* [n][lanes*d] compressor inputs */
+    float *ape;                     /* [ratio][lanes*d] position bias */
+    float *row;                     /* [d] one row before its rounding */
+    float *index_q, *index_w;       /* [n][n_idx][128], [n][n_idx] */
+    float *scores;                  /* [max rows] */
+    int32_t *topk;                  /* [n][index_topk] */
+    float *router_logits, *weights; /* [n][E], [n][K] */
+    int32_t *experts;               /* [n][K] */
+    float *gate, *up;               /* [n][shared inner width] */
+    float *vector;                  /* [widest vector]: norm weights, sinks, bases */
+    float *gate_scale;              /* [3] */
+    float *cos_plain, *sin_plain;   /* [n][r/2] */
     float *cos_compress, *sin_compress;
-    float *cos_row, *sin_row;        /* [r/2] of one compressed row */
-    int64_t *positions;              /* [n] */
-    float *logits;                   /* [V] */
+    float *cos_row, *sin_row; /* [r/2] of one compressed row */
+    int64_t *positions;       /* [n] */
+    float *logits;            /* [V] */
 } block_buffers;
 
 struct dsv4_session {
@@ -53,12 +53,12 @@ struct dsv4_session {
     const dsv4_ops *ops;
     const dsv4_taps *taps;
     dsv4_session_options options;
-    int64_t position;     /* tokens appended */
-    int64_t mtp_position; /* tokens the MTP layer has seen */
-    bool mtp_pending;     /* pending_streams holds the last token's */
-    float *pending_streams; /* [hc][D] */
+    int64_t position;                /* tokens appended */
+    int64_t mtp_position;            /* tokens the MTP layer has seen */
+    bool mtp_pending;                /* pending_streams holds the last token's */
+    float *pending_streams;          /* [hc][D] */
     float *inv_plain, *inv_compress; /* [r/2] */
-    int n_layers;         /* main layers, then the MTP layer if there is one */
+    int n_layers;                    /* main layers, then the MTP layer if there is one */
     layer_state *layers;
     block_buffers b;
     uint8_t *arena; /* one allocation behind every buffer */

@@ -192,6 +192,25 @@ static void put_row(const screen *s, dsv4_tap_id tap, const tap_summary *sum)
     fputc('\n', s->out);
 }
 
+
+/* What depends on a tie or a flip is judged by budgets of its own; say how far it went. */
+static void put_after(const screen *s, const results *r)
+{
+    const result *worst = NULL;
+    int64_t rows = 0;
+    for (size_t i = 0; i < r->count; i++) {
+        const result *x = &r->items[i];
+        rows += x->rows_after;
+        if (x->rows_after > 0 && (!worst || x->rel_l2_after > worst->rel_l2_after))
+            worst = x;
+    }
+    if (worst)
+        put_paragraph(s->out, 2,
+                      "after a tie or flip: %lld rows, judged by their own budgets; worst relative "
+                      "L2 %.2e at %s, %s",
+                      (long long)rows, worst->rel_l2_after, dsv4_tap_name(worst->tap),
+                      worst->case_name);
+}
 static void put_table(const screen *s, const results *r)
 {
     int64_t ties = 0, flips = 0;
@@ -213,6 +232,7 @@ static void put_table(const screen *s, const results *r)
                       "inside the noise: %lld ties (selections that differ at the cut), %lld flips "
                       "(roundings to the other neighbour); not failures",
                       (long long)ties, (long long)flips);
+    put_after(s, r);
 }
 
 static void put_remarks(const screen *s, const results *r)

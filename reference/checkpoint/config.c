@@ -218,3 +218,45 @@ void dsv4_config_free(dsv4_config *c)
     c->compress_ratios = NULL;
     c->swiglu_limit = NULL;
 }
+
+dsv4_status dsv4_config_write(const dsv4_config *c, char **out, dsv4_error *err)
+{
+    int all = c->num_hidden_layers + c->num_nextn_predict_layers;
+    json_t *ratios = json_array();
+    for (int i = 0; i < all; i++)
+        json_array_append_new(ratios, json_integer(c->compress_ratios[i]));
+    json_t *root = json_pack(
+        "{s:[s], s:s, s:I, s:I, s:I, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, "
+        "s:i, s:s, s:f, s:f, s:o, s:i, s:i, s:i, s:i, s:i, s:i, s:f, s:f, s:f, s:f, s:I}",
+        "architectures", "DeepseekV4ForCausalLM", "model_type", "deepseek_v4", "vocab_size",
+        (json_int_t)c->vocab_size, "hidden_size", (json_int_t)c->hidden_size,
+        "moe_intermediate_size", (json_int_t)c->moe_intermediate_size, "num_hidden_layers",
+        c->num_hidden_layers, "num_nextn_predict_layers", c->num_nextn_predict_layers,
+        "num_attention_heads", c->num_attention_heads, "num_key_value_heads", 1, "head_dim",
+        c->head_dim, "qk_rope_head_dim", c->qk_rope_head_dim, "q_lora_rank", c->q_lora_rank,
+        "o_groups", c->o_groups, "o_lora_rank", c->o_lora_rank, "n_routed_experts",
+        c->n_routed_experts, "num_experts_per_tok", c->num_experts_per_tok, "n_shared_experts",
+        c->n_shared_experts, "num_hash_layers", c->num_hash_layers, "scoring_func", "sqrtsoftplus",
+        "routed_scaling_factor", (double)c->routed_scaling_factor, "swiglu_limit",
+        (double)c->swiglu_limit[0], "compress_ratios", ratios, "sliding_window", c->sliding_window,
+        "index_n_heads", c->index_n_heads, "index_head_dim", c->index_head_dim, "index_topk",
+        c->index_topk, "hc_mult", c->hc_mult, "hc_sinkhorn_iters", c->hc_sinkhorn_iters, "hc_eps",
+        (double)c->hc_eps, "rms_norm_eps", (double)c->rms_norm_eps, "rope_theta", c->rope_theta,
+        "compress_rope_theta", c->compress_rope_theta, "max_position_embeddings",
+        (json_int_t)c->max_position_embeddings);
+    if (root != NULL && c->yarn_factor != 1.0)
+        json_object_set_new(root, "rope_scaling",
+                            json_pack("{s:s, s:f, s:f, s:f, s:I}", "type", "yarn", "factor",
+                                      c->yarn_factor, "beta_fast", c->yarn_beta_fast, "beta_slow",
+                                      c->yarn_beta_slow, "original_max_position_embeddings",
+                                      (json_int_t)c->yarn_original_positions));
+    if (root != NULL && c->bos_token_id >= 0)
+        json_object_set_new(root, "bos_token_id", json_integer(c->bos_token_id));
+    if (root != NULL && c->eos_token_id >= 0)
+        json_object_set_new(root, "eos_token_id", json_integer(c->eos_token_id));
+    *out = root != NULL ? json_dumps(root, JSON_INDENT(1)) : NULL;
+    json_decref(root);
+    if (*out == NULL)
+        return dsv4_fail(err, DSV4_E_MACHINE, "out of memory for a config");
+    return DSV4_OK;
+}

@@ -1,0 +1,249 @@
+/* cmd_layers.c - the main job: a model, an engine, golden files; every tap of every layer and the
+ * logits compared, a verdict, and where it first goes wrong. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "runner.h"
+
+static const char help[] =
+    "usage: dsv4check layers --model M --vectors F.h5 [--vectors G.h5 ...] [options]\n"
+    "\n"
+    "Runs the model with an engine over the golden cases and compares every tap the files hold,\n"
+    "layer by layer, and the logits. Exit 0 passed, 1 failed, 2 bad input, 3 the machine failed.\n"
+    "\n"
+    "  --engine E       ref (default), or dump:FILE.h5, somebody's recorded run (needs no "
+    "--model)\n"
+    "  --numerics N     math, qat, deployed, or auto (default: what the file was made with)\n"
+    "  --case GLOB      only these cases          --taps GLOB   only these taps\n"
+    "  --mtp FILE       the MTP layer, if it has a file of its own\n"
+    "  --same-weights   the model's weights are the file's, whatever the hashes say\n"
+    "  --no-share       run every case from its first token, not on a longer case's run\n"
+    "  --no-replay      after a tie or a rounding flip go on with the engine's own choice\n"
+    "  --chunk N        tokens of a prefill block   --threads N   cases run in parallel (2)\n"
+    "  --budgets FILE   other tolerances than the built-in table (dsv4check list budgets)\n"
+    "  --json FILE  --junit FILE  --quiet  --no-progress\n";
+
+static const char *const allowed[] = {
+    "model",    "vectors", "engine",       "numerics",  "mode",  "case",  "taps",
+    "mtp",      "json",    "junit",        "threads",   "quiet", "chunk", "no-progress",
+    "no-share", "budgets", "same-weights", "no-replay", NULL};
+
+/* The start of replay lines: this command without its case and tap filters and reports. */
+static char *replay_command(const options *o, const char *file, const char *name)
+{
+    size_t size = strlen(file) + strlen(name) + 160;
+    if (o->model != NULL)
+        size += strlen(o->model);
+    if (o->mtp != NULL)
+        size += strlen(o->mtp);
+    char *line = dsv4_alloc(size, 1, "a replay line", NULL);
+    if (line == NULL)
+        return NULL;
+    char *p = line + sprintf(line, "dsv4check layers");
+    if (o->model != NULL)
+        p += sprintf(p, " --model %s", o->model);
+    if (o->mtp != NULL)
+        p += sprintf(p, " --mtp %s", o->mtp);
+    p += sprintf(p, " --vectors %s --engine %s", file, name);
+    if (o->numerics != NULL && strlen(o->numerics) < 16)
+        p += sprintf(p, " --numerics %s", o->numerics);
+    if (o->same_weights)
+        p += sprintf(p, " --same-weights");
+    return line;
+}
+
+/* Do the weights belong to the golden file? A safetensors model must match its hash. */
+static dsv4_status compare_weights(const options *o, const dsv4_model *m, const vec_file *golden,
+                                   const char *sha, weights_class *weights, results *r,
+                                   dsv4_error *err)
+{
+    const char *expected = vec_attribute(golden, "weights_sha256");
+    *weights = WEIGHTS_EXACT;
+    if (o->same_weights || (expected != NULL && strcmp(expected, sha) == 0))
+        return DSV4_OK;
+    if (strcmp(dsv4_model_container(m), "safetensors") == 0)
+        return dsv4_fail(err, DSV4_E_INPUT,
+                         "%s: weights_sha256: expected the model's %s, found %s (--same-weights if "
+                         "they are the same weights all the same)",
+                         vec_path(golden), sha, expected != NULL ? expected : "nothing");
+    *weights = WEIGHTS_OTHER;
+    if (!results_note(r,
+                      "other weights: %s does not match %s's weights_sha256; what is reported is "
+                      "format error, not the engine's",
+                      dsv4_model_path(m), vec_path(golden)))
+        return dsv4_fail(err, DSV4_E_MACHINE, "out of memory for results");
+    return DSV4_OK;
+}
+
+/* A model and a file are of one shape if each tap has the same shape in both. */
+static dsv4_status same_shape(const dsv4_config *m, const dsv4_config *f, const char *file,
+                              dsv4_error *err)
+{
+    if (m->num_hidden_layers != f->num_hidden_layers)
+        return dsv4_fail(err, DSV4_E_INPUT, "%s: config: expected the model's %d layers, found %d",
+                         file, m->num_hidden_layers, f->num_hidden_layers);
+    for (int id = 0; id < DSV4_TAP_COUNT; id++) {
+        int64_t a[2], b[2];
+        dsv4_tap_shape((dsv4_tap_id)id, m, a);
+        dsv4_tap_shape((dsv4_tap_id)id, f, b);
+        if (a[0] != b[0] || a[1] != b[1])
+            return dsv4_fail(err, DSV4_E_INPUT,
+                             "%s: config: tap %s: expected the model's [%lld][%lld], found "
+                             "[%lld][%lld]",
+                             file, dsv4_tap_name((dsv4_tap_id)id), (long long)a[0], (long long)a[1],
+                             (long long)b[0], (long long)b[1]);
+    }
+    return DSV4_OK;
+}
+
+typedef struct {
+    const options *o;
+    dsv4_model *model;
+    char sha[65];
+    budget_table budgets;
+    progress progress;
+    const char *engine_name;
+} context;
+
+static dsv4_status one_file(context *x, vec_file *golden, results *r, dsv4_error *err)
+{
+    const options *o = x->o;
+    dsv4_config config = {0};
+    engine *e = NULL;
+    char *command = NULL;
+    char digest[65];
+    run_options run = {
+        .model = x->model,
+        .budgets = &x->budgets,
+        .case_glob = o->case_glob,
+        .tap_glob = o->tap_glob,
+        .threads = o->threads,
+        .chunk = o->chunk,
+        .replay = !o->no_replay,
+        .progress = &x->progress,
+    };
+    dsv4_status status = file_config(golden, &config, err);
+    if (status == DSV4_OK && x->model != NULL)
+        status = same_shape(&x->model->config, &config, vec_path(golden), err);
+    if (status != DSV4_OK)
+        goto done;
+    if (o->numerics == NULL || strcmp(o->numerics, "auto") == 0)
+        status = file_numerics(golden, &run.numerics, err);
+    else if (!dsv4_numerics_parse(o->numerics, &run.numerics))
+        status =
+            dsv4_fail(err, DSV4_E_INPUT,
+                      "--numerics: expected math, qat, deployed or auto, found '%s'", o->numerics);
+    if (status == DSV4_OK && x->model != NULL)
+        status = compare_weights(o, x->model, golden, x->sha, &run.weights, r, err);
+    if (status == DSV4_OK)
+        status = engine_open(x->engine_name, x->model, run.numerics, &e, err);
+    if (status == DSV4_OK)
+        status = file_sha256(vec_path(golden), digest, err);
+    if (status != DSV4_OK)
+        goto done;
+    run.e = e;
+    /* Where roundings can flip, every case has its run to itself, so that flips can be replayed. */
+    run.share = !o->no_share && run.numerics == DSV4_MATH && !engine_is_dump(e);
+    command = replay_command(o, vec_path(golden), x->engine_name);
+    run.command = command;
+    if (r->numerics == NULL) {
+        r->numerics = dsv4_alloc(16, 1, "results", err);
+        if (r->numerics != NULL)
+            strcpy(r->numerics, dsv4_numerics_name(run.numerics));
+    }
+    if (command == NULL || r->numerics == NULL ||
+        !results_add_vectors(r, vec_path(golden), digest, vec_attribute(golden, "producer")))
+        status = dsv4_fail(err, DSV4_E_MACHINE, "out of memory for results");
+    else
+        status = run_cases(golden, &config, &run, r, err);
+done:
+    free(command);
+    engine_close(e);
+    dsv4_config_free(&config);
+    return status;
+}
+
+static char *duplicate(const char *s)
+{
+    char *copy = dsv4_alloc(strlen(s) + 1, 1, "text", NULL);
+    if (copy != NULL)
+        strcpy(copy, s);
+    return copy;
+}
+
+static dsv4_status check_usage(const options *o, bool dump, dsv4_error *err)
+{
+    if (o->n_rest > 0)
+        return dsv4_fail(err, DSV4_E_INPUT, "layers takes no operand, found '%s'", o->rest[0]);
+    if (o->n_vectors == 0)
+        return dsv4_fail(err, DSV4_E_INPUT, "layers needs --vectors F.h5 (see --help)");
+    if (o->model == NULL && !dump)
+        return dsv4_fail(err, DSV4_E_INPUT, "layers needs --model M (see --help)");
+    if (o->mode != NULL && strcmp(o->mode, "free") != 0)
+        return dsv4_fail(err, DSV4_E_INPUT, "--mode: this version knows free, found '%s'", o->mode);
+    return DSV4_OK;
+}
+
+int cmd_layers(int argc, char **argv)
+{
+    double started = now_seconds();
+    dsv4_error err = {""};
+    options o;
+    results r;
+    context x = {.o = &o};
+    vec_file **files = NULL;
+    int code = 0;
+    dsv4_status status = options_parse(argc, argv, allowed, &o, &err);
+    if (status != DSV4_OK)
+        return report_failure(status, &err);
+    results_init(&r);
+    if (o.help) {
+        fputs(help, stdout);
+        goto done;
+    }
+    x.engine_name = o.engine != NULL ? o.engine : "ref";
+    bool dump = strncmp(x.engine_name, "dump:", 5) == 0;
+    status = check_usage(&o, dump, &err);
+    if (status == DSV4_OK)
+        status = budgets_load(o.budgets, &x.budgets, &err);
+    files = status == DSV4_OK ? dsv4_alloc(o.n_vectors, sizeof *files, "files", &err) : NULL;
+    if (status == DSV4_OK && files == NULL)
+        status = DSV4_E_MACHINE;
+    size_t cases = 0;
+    for (size_t i = 0; i < o.n_vectors && status == DSV4_OK; i++) {
+        status = vec_open(o.vectors[i], &files[i], &err);
+        if (status == DSV4_OK)
+            cases += count_cases(files[i], o.case_glob);
+    }
+    if (status == DSV4_OK && o.model != NULL)
+        status = dsv4_model_open(o.model, &x.model, &err);
+    if (status == DSV4_OK && o.mtp != NULL && x.model != NULL)
+        status = dsv4_model_add_mtp(x.model, o.mtp, &err);
+    if (status == DSV4_OK && x.model != NULL)
+        status = check_weights(x.model, &err);
+    if (status == DSV4_OK && x.model != NULL)
+        status = dsv4_model_sha256(x.model, x.sha, &err);
+
+    r.command = "layers";
+    r.argv = command_line(argc, argv);
+    r.model = duplicate(o.model != NULL ? o.model : "");
+    r.engine = duplicate(x.engine_name);
+    r.mode = duplicate("free");
+    progress_start(&x.progress, cases, !o.quiet && !o.no_progress);
+    for (size_t i = 0; i < o.n_vectors && status == DSV4_OK; i++)
+        status = one_file(&x, files[i], &r, &err);
+    progress_end(&x.progress);
+    if (status == DSV4_OK)
+        code = finish_run(&r, &o, started);
+done:
+    if (status != DSV4_OK)
+        code = report_failure(status, &err);
+    for (size_t i = 0; files != NULL && i < o.n_vectors; i++)
+        vec_close(files[i]);
+    free(files);
+    results_free(&r);
+    budgets_free(&x.budgets);
+    dsv4_model_close(x.model);
+    options_free(&o);
+    return code;
+}

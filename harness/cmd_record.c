@@ -1,0 +1,273 @@
+/* cmd_record.c - runs an engine over tokens and writes what it computes as a dump. */
+#include <ctype.h>
+#include <errno.h>
+#include <fnmatch.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "runner.h"
+
+static const char help[] =
+    "usage: dsv4check record --model M --tokens FILE --out D.h5 [options]\n"
+    "\n"
+    "Writes a dump in the vector schema. FILE is a text file of token ids (any separators), which\n"
+    "becomes one prefill case, or a vector file, whose cases are all run with their own "
+    "positions.\n"
+    "\n"
+    "  --engine E        ref (default)            --numerics N     math (default), qat, deployed\n"
+    "  --taps GLOB       only these taps          --case GLOB      only these cases\n"
+    "  --positions LIST  0,5,17 or 0-40 (default: all, or those of the vector file)\n"
+    "  --mtp FILE        the MTP layer, if it has a file of its own\n"
+    "  --chunk N  --quiet  --no-progress\n";
+
+static const char *const allowed[] = {"model", "tokens",      "out",       "engine", "numerics",
+                                      "taps",  "case",        "positions", "mtp",    "chunk",
+                                      "quiet", "no-progress", NULL};
+
+/* Token ids of a text file; caller frees. */
+static dsv4_status read_tokens(const char *path, int32_t **tokens, int64_t *n, dsv4_error *err)
+{
+    dsv4_status status = DSV4_OK;
+    FILE *f = fopen(path, "r");
+    int64_t cap = 0;
+    int c;
+    *tokens = NULL;
+    *n = 0;
+    if (f == NULL)
+        return dsv4_fail(err, DSV4_E_INPUT, "%s: cannot open: %s", path, strerror(errno));
+    while (status == DSV4_OK && (c = getc(f)) != EOF) {
+        if (isspace(c) || c == ',' || c == ';' || c == '[' || c == ']')
+            continue;
+        ungetc(c, f);
+        long long id;
+        if (!isdigit(c) || fscanf(f, "%9lld", &id) != 1) {
+            status = dsv4_fail(err, DSV4_E_INPUT, "%s: token %lld: expected a number, found '%c'",
+                               path, (long long)*n, c);
+            break;
+        }
+        if (*n == cap) {
+            cap = cap > 0 ? 2 * cap : 256;
+            int32_t *more = realloc(*tokens, (size_t)cap * sizeof *more);
+            if (more == NULL) {
+                status = dsv4_fail(err, DSV4_E_MACHINE, "out of memory for tokens");
+                break;
+            }
+            *tokens = more;
+        }
+        (*tokens)[(*n)++] = (int32_t)id;
+    }
+    if (status == DSV4_OK && ferror(f))
+        status = dsv4_fail(err, DSV4_E_MACHINE, "%s: cannot read", path);
+    if (status == DSV4_OK && *n == 0)
+        status = dsv4_fail(err, DSV4_E_INPUT, "%s: expected token ids, found none", path);
+    fclose(f);
+    return status;
+}
+
+/* "0,5,17-20" within [0, context); NULL = all. Caller frees. */
+static dsv4_status read_positions(const char *list, int64_t context, int64_t **out, int64_t *n,
+                                  dsv4_error *err)
+{
+    *n = 0;
+    *out = dsv4_alloc((size_t)context, sizeof **out, "positions", err);
+    if (*out == NULL)
+        return DSV4_E_MACHINE;
+    if (list == NULL) {
+        for (int64_t i = 0; i < context; i++)
+            (*out)[(*n)++] = i;
+        return DSV4_OK;
+    }
+    int64_t last = -1;
+    for (const char *p = list; *p != '\0';) {
+        char *end;
+        long long a = strtoll(p, &end, 10), b = a;
+        bool good = end != p;
+        if (good && *end == '-') {
+            p = end + 1;
+            b = strtoll(p, &end, 10);
+            good = end != p;
+        }
+        if (!good || a <= last || b < a || b >= context || (*end != ',' && *end != '\0'))
+            return dsv4_fail(err, DSV4_E_INPUT,
+                             "--positions: expected rising numbers below %lld like 0,5,17-20, "
+                             "found '%s'",
+                             (long long)context, list);
+        for (int64_t i = a; i <= b; i++)
+            (*out)[(*n)++] = i;
+        last = b;
+        p = *end == ',' ? end + 1 : end;
+    }
+    return DSV4_OK;
+}
+
+static dsv4_status record_case(engine *e, const dsv4_model *m, const vec_case *c,
+                               const int64_t *positions, int64_t n, const options *o, vec_writer *w,
+                               dsv4_error *err)
+{
+    recorder *r = NULL;
+    vec_case written = *c;
+    written.positions = positions;
+    written.n_positions = n;
+    dsv4_status status = recorder_new(&m->config, c, positions, n, o->tap_glob, &r, err);
+    if (status != DSV4_OK)
+        return status;
+    const dsv4_taps *taps = recorder_taps(r);
+    status = engine_run(e, &c, &taps, 1, m->mtp != NULL, o->chunk, err);
+    if (status == DSV4_OK)
+        status = vec_writer_case(w, &written, err);
+    if (status == DSV4_OK)
+        status = recorder_write(r, w, err);
+    recorder_free(r);
+    return status;
+}
+
+/* A decode case is recorded from the logits after its prefill on. */
+static dsv4_status case_positions(const vec_case *c, const char *list, int64_t **out, int64_t *n,
+                                  dsv4_error *err)
+{
+    if (c->n_positions > 0 && list == NULL) {
+        *n = c->n_positions;
+        *out = dsv4_alloc((size_t)*n, sizeof **out, "positions", err);
+        if (*out == NULL)
+            return DSV4_E_MACHINE;
+        memcpy(*out, c->positions, (size_t)*n * sizeof **out);
+        return DSV4_OK;
+    }
+    dsv4_status status = read_positions(list, c->context, out, n, err);
+    int64_t first = c->decode ? c->prefill - 1 : 0, kept = 0;
+    for (int64_t i = 0; status == DSV4_OK && i < *n; i++)
+        if ((*out)[i] >= first)
+            (*out)[kept++] = (*out)[i];
+    *n = kept;
+    return status;
+}
+
+static dsv4_status record_file(engine *e, const dsv4_model *m, const vec_file *f, const options *o,
+                               vec_writer *w, dsv4_error *err)
+{
+    progress bar;
+    size_t done = 0;
+    dsv4_status status = DSV4_OK;
+    progress_start(&bar, count_cases(f, o->case_glob), !o->quiet && !o->no_progress);
+    for (size_t i = 0; i < vec_case_count(f) && status == DSV4_OK; i++) {
+        const vec_case *c = vec_case_at(f, i);
+        int64_t *positions = NULL, n = 0;
+        if (o->case_glob != NULL && fnmatch(o->case_glob, c->name, 0) != 0)
+            continue;
+        status = case_positions(c, o->positions, &positions, &n, err);
+        if (status == DSV4_OK)
+            status = record_case(e, m, c, positions, n, o, w, err);
+        free(positions);
+        progress_step(&bar, c->name);
+        done++;
+    }
+    progress_end(&bar);
+    if (status == DSV4_OK && done == 0)
+        status =
+            dsv4_fail(err, DSV4_E_INPUT, "%s: no case matches '%s'", vec_path(f), o->case_glob);
+    return status;
+}
+
+static dsv4_status record_text(engine *e, const dsv4_model *m, const options *o, vec_writer *w,
+                               dsv4_error *err)
+{
+    int32_t *tokens = NULL;
+    int64_t n = 0, n_positions = 0, *positions = NULL;
+    char name[32];
+    dsv4_status status = read_tokens(o->tokens, &tokens, &n, err);
+    if (status == DSV4_OK)
+        status = read_positions(o->positions, n, &positions, &n_positions, err);
+    snprintf(name, sizeof name, "ctx%05lld", (long long)n);
+    vec_case c = {.name = name,
+                  .context = n,
+                  .prefill = n,
+                  .tokens = tokens,
+                  .n_positions = n_positions,
+                  .positions = positions};
+    if (status == DSV4_OK)
+        status = record_case(e, m, &c, positions, n_positions, o, w, err);
+    free(tokens);
+    free(positions);
+    return status;
+}
+
+/* HDF5 files start with this signature. */
+static bool is_hdf5(const char *path)
+{
+    unsigned char head[8] = {0};
+    FILE *f = fopen(path, "rb");
+    size_t n = f != NULL ? fread(head, 1, sizeof head, f) : 0;
+    if (f != NULL)
+        fclose(f);
+    return n == sizeof head && memcmp(head, "\211HDF\r\n\032\n", sizeof head) == 0;
+}
+
+int cmd_record(int argc, char **argv)
+{
+    dsv4_error err = {""};
+    options o;
+    dsv4_model *m = NULL;
+    engine *e = NULL;
+    vec_file *f = NULL;
+    vec_writer *w = NULL;
+    dsv4_numerics numerics = DSV4_MATH;
+    char sha[65], producer[128], *config = NULL;
+    dsv4_status status = options_parse(argc, argv, allowed, &o, &err);
+    if (status != DSV4_OK)
+        return report_failure(status, &err);
+    if (o.help) {
+        fputs(help, stdout);
+        goto done;
+    }
+    const char *engine_text = o.engine != NULL ? o.engine : "ref";
+    if (o.model == NULL || o.tokens == NULL || o.out == NULL || o.n_rest > 0)
+        status = dsv4_fail(&err, DSV4_E_INPUT,
+                           "record needs --model M --tokens FILE --out D.h5 (see --help)");
+    else if (strncmp(engine_text, "dump:", 5) == 0)
+        status = dsv4_fail(&err, DSV4_E_INPUT, "record needs an engine that computes, found '%s'",
+                           engine_text);
+    else if (o.numerics != NULL && !dsv4_numerics_parse(o.numerics, &numerics))
+        status = dsv4_fail(&err, DSV4_E_INPUT,
+                           "--numerics: expected math, qat or deployed, found '%s'", o.numerics);
+    if (status == DSV4_OK && is_hdf5(o.tokens))
+        status = vec_open(o.tokens, &f, &err);
+    if (status == DSV4_OK)
+        status = dsv4_model_open(o.model, &m, &err);
+    if (status == DSV4_OK && o.mtp != NULL)
+        status = dsv4_model_add_mtp(m, o.mtp, &err);
+    if (status == DSV4_OK)
+        status = check_weights(m, &err);
+    if (status == DSV4_OK)
+        status = dsv4_model_sha256(m, sha, &err);
+    if (status == DSV4_OK)
+        status = engine_open(engine_text, m, numerics, &e, &err);
+    if (status == DSV4_OK)
+        status = dsv4_config_write(&m->config, &config, &err);
+    if (status != DSV4_OK)
+        goto done;
+    snprintf(producer, sizeof producer, "dsv4check %s, engine %s", DSV4_VERSION, engine_text);
+    vec_writer_info info = {.model = o.model,
+                            .weights_sha256 = sha,
+                            .config = config,
+                            .producer = producer,
+                            .numerics = dsv4_numerics_name(numerics)};
+    status = vec_writer_new(o.out, &info, &w, &err);
+    if (status != DSV4_OK)
+        goto done;
+    status = f != NULL ? record_file(e, m, f, &o, w, &err) : record_text(e, m, &o, w, &err);
+    if (status == DSV4_OK) {
+        status = vec_writer_commit(w, &err);
+        w = NULL;
+    }
+    if (status == DSV4_OK && !o.quiet)
+        printf("%s written\n", o.out);
+done:
+    if (w != NULL)
+        vec_writer_abort(w);
+    engine_close(e);
+    vec_close(f);
+    dsv4_model_close(m);
+    free(config);
+    options_free(&o);
+    return status == DSV4_OK ? 0 : report_failure(status, &err);
+}

@@ -1,0 +1,48 @@
+/* main.c - dsv4check COMMAND: finds the command and hands over. */
+#include <stdio.h>
+#include <string.h>
+
+#include "harness.h"
+
+static const struct {
+    const char *name;
+    int (*run)(int argc, char **argv);
+    const char *what;
+} commands[] = {
+    {"layers", cmd_layers, "compare every tap of every layer with golden vectors"},
+    {"diff", cmd_diff, "compare two dumps or vector files"},
+    {"record", cmd_record, "run an engine and write what it computes as a dump"},
+    {"inspect", cmd_inspect, "show what a model or a vector file holds"},
+    {"list", cmd_list, "cases, taps, engines, formats, budgets"},
+    {"bench", cmd_bench, "tokens per second, time per operator, memory"},
+};
+
+static void usage(FILE *out)
+{
+    fprintf(out, "usage: dsv4check COMMAND [options]   (dsv4check COMMAND --help)\n\n");
+    for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
+        fprintf(out, "  %-10s %s\n", commands[i].name, commands[i].what);
+    fprintf(out, "\nexit codes: 0 passed, 1 a conformance failure, 2 bad usage or input, 3 the "
+                 "machine failed\n");
+}
+
+int main(int argc, char **argv)
+{
+    if (argc < 2) {
+        usage(stderr);
+        return DSV4_E_INPUT;
+    }
+    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "help") == 0) {
+        usage(stdout);
+        return 0;
+    }
+    if (strcmp(argv[1], "--version") == 0) {
+        printf("dsv4check %s\n", DSV4_VERSION);
+        return 0;
+    }
+    for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
+        if (strcmp(argv[1], commands[i].name) == 0)
+            return commands[i].run(argc - 1, argv + 1);
+    fprintf(stderr, "dsv4check: unknown command '%s' (dsv4check --help lists them)\n", argv[1]);
+    return DSV4_E_INPUT;
+}

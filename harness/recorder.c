@@ -1,0 +1,159 @@
+/* recorder.c - a listener that keeps what it hears, to be written as one case of a dump. */
+#include <fnmatch.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "harness.h"
+
+typedef struct {
+    int64_t n, cap, width; /* rows, widest row */
+    int64_t *positions;    /* [n] */
+    uint8_t *data;         /* [n][width] of 4 bytes */
+} track;
+
+struct recorder {
+    const dsv4_config *config;
+    const vec_case *c;
+    const int64_t *positions;
+    int64_t n_positions;
+    const char *glob;
+    dsv4_taps taps;
+    int layers;
+    track *tracks; /* [layers + 1][DSV4_TAP_COUNT] */
+    dsv4_status status;
+    dsv4_error err;
+};
+
+static track *track_of(recorder *r, dsv4_tap_id id, int layer)
+{
+    int row = layer < 0 ? r->layers : layer;
+    return &r->tracks[(size_t)row * DSV4_TAP_COUNT + (size_t)id];
+}
+
+static bool wants(void *ctx, dsv4_tap_id id, int layer, int64_t position)
+{
+    const recorder *r = ctx;
+    if (layer >= r->layers || (r->glob != NULL && fnmatch(r->glob, dsv4_tap_name(id), 0) != 0))
+        return false;
+    if (dsv4_tap_is_row(id))
+        return true;
+    for (int64_t i = 0; i < r->n_positions; i++)
+        if (r->positions[i] == position)
+            return true;
+    return false;
+}
+
+/* Context-dependent taps are stored in one width: rows that do not exist yet score -inf, places of
+ * a selection that are not used are -1. */
+static int64_t stored_width(const recorder *r, dsv4_tap_id id, int64_t n)
+{
+    return id == DSV4_TAP_INDEXER_SCORES ? r->c->context / 4 : n;
+}
+
+static bool grow(recorder *r, track *t)
+{
+    if (t->n < t->cap)
+        return true;
+    int64_t cap = t->cap > 0 ? 2 * t->cap : 8;
+    uint8_t *data = dsv4_alloc((size_t)(cap * t->width), 4, "a recording", &r->err);
+    int64_t *positions = dsv4_alloc((size_t)cap, sizeof *positions, "a recording", &r->err);
+    if (data == NULL || positions == NULL) {
+        free(data);
+        free(positions);
+        r->status = DSV4_E_MACHINE;
+        return false;
+    }
+    if (t->n > 0) {
+        memcpy(data, t->data, (size_t)(t->n * t->width) * 4);
+        memcpy(positions, t->positions, (size_t)t->n * sizeof *positions);
+    }
+    free(t->data);
+    free(t->positions);
+    t->data = data;
+    t->positions = positions;
+    t->cap = cap;
+    return true;
+}
+
+static void on_tap(void *ctx, dsv4_tap_id id, int layer, int64_t position, void *data, size_t count)
+{
+    recorder *r = ctx;
+    if (r->status != DSV4_OK || !wants(ctx, id, layer, position))
+        return;
+    track *t = track_of(r, id, layer);
+    int64_t n = (int64_t)count, width = stored_width(r, id, n);
+    if (t->n == 0)
+        t->width = width;
+    if (!grow(r, t))
+        return;
+    uint8_t *row = t->data + (size_t)(t->n * t->width) * 4;
+    memcpy(row, data, (size_t)(n < t->width ? n : t->width) * 4);
+    for (int64_t i = n; i < t->width; i++)
+        memcpy(row + (size_t)i * 4, &(float){-INFINITY}, 4);
+    t->positions[t->n++] = position;
+}
+
+dsv4_status recorder_new(const dsv4_config *config, const vec_case *c, const int64_t *positions,
+                         int64_t n, const char *glob, recorder **out, dsv4_error *err)
+{
+    *out = NULL;
+    recorder *r = dsv4_alloc(1, sizeof *r, "a recorder", err);
+    if (r == NULL)
+        return DSV4_E_MACHINE;
+    r->config = config;
+    r->c = c;
+    r->positions = positions;
+    r->n_positions = n;
+    r->glob = glob;
+    r->layers = config->num_hidden_layers;
+    r->taps = (dsv4_taps){.ctx = r, .want = wants, .tap = on_tap};
+    r->tracks =
+        dsv4_alloc((size_t)(r->layers + 1) * DSV4_TAP_COUNT, sizeof *r->tracks, "a recorder", err);
+    if (r->tracks == NULL) {
+        free(r);
+        return DSV4_E_MACHINE;
+    }
+    *out = r;
+    return DSV4_OK;
+}
+
+const dsv4_taps *recorder_taps(recorder *r)
+{
+    return &r->taps;
+}
+
+dsv4_status recorder_write(recorder *r, vec_writer *w, dsv4_error *err)
+{
+    if (r->status != DSV4_OK) {
+        *err = r->err;
+        return r->status;
+    }
+    for (int layer = 0; layer <= r->layers; layer++)
+        for (int id = 0; id < DSV4_TAP_COUNT; id++) {
+            const track *t = &r->tracks[(size_t)layer * DSV4_TAP_COUNT + (size_t)id];
+            if (t->n == 0)
+                continue;
+            int64_t shape[2];
+            int ndim = dsv4_tap_shape((dsv4_tap_id)id, r->config, shape);
+            if (shape[0] < 0)
+                shape[0] = t->width;
+            dsv4_status status = vec_writer_tap(w, (dsv4_tap_id)id, layer < r->layers ? layer : -1,
+                                                t->n, ndim, shape, t->positions, t->data, err);
+            if (status != DSV4_OK)
+                return status;
+        }
+    return DSV4_OK;
+}
+
+void recorder_free(recorder *r)
+{
+    if (r == NULL)
+        return;
+    for (int i = 0; i < (r->layers + 1) * DSV4_TAP_COUNT; i++) {
+        free(r->tracks[i].data);
+        free(r->tracks[i].positions);
+    }
+    free(r->tracks);
+    free(r);
+}

@@ -1,0 +1,40 @@
+/* runner.h - what layers and diff share: a set of golden files judged against one engine. */
+#ifndef DSV4_RUNNER_H
+#define DSV4_RUNNER_H
+
+#include "harness.h"
+
+typedef struct {
+    engine *e;
+    const dsv4_model *model; /* NULL for dumps */
+    dsv4_numerics numerics;
+    weights_class weights;
+    const budget_table *budgets;
+    const char *case_glob, *tap_glob;
+    const char *command; /* start of the replay lines */
+    int threads, chunk;
+    bool share;  /* cases whose tokens are a prefix of a longer case's ride on its run */
+    bool replay; /* golden selections and rounded rows in place of ties and flips */
+    progress *progress;
+} run_options;
+
+/* Judges every case of a golden file that the glob admits; results in case order. */
+dsv4_status run_cases(const vec_file *golden, const dsv4_config *config, const run_options *o,
+                      results *out, dsv4_error *err);
+
+/* Cases of the file that the glob admits. */
+size_t count_cases(const vec_file *golden, const char *glob);
+
+/* The numerics a file was made with, from its attribute ("math: ..."). */
+dsv4_status file_numerics(const vec_file *f, dsv4_numerics *out, dsv4_error *err);
+
+/* The config of a file, from its attribute. */
+dsv4_status file_config(const vec_file *f, dsv4_config *out, dsv4_error *err);
+
+/* Every weight of the model must be a finite number; names the first tensor that is not. */
+dsv4_status check_weights(const dsv4_model *m, dsv4_error *err);
+
+/* Text on the terminal, JSON and JUnit where asked for; returns the exit code. */
+int finish_run(results *r, const options *o, double started);
+
+#endif
