@@ -2,6 +2,7 @@
  * logits compared, a verdict, and where it first goes wrong. */
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "runner.h"
 
@@ -16,6 +17,8 @@ static const char help[] =
     "  --numerics N     math, qat, deployed, or auto (default: what the file was made with)\n"
     "  --case GLOB      only these cases          --taps GLOB   only these taps\n"
     "  --mtp FILE       the MTP layer, if it has a file of its own\n"
+    "  --weights-from W compare with the reference run on W's decoded weights (a model in any\n"
+    "                   format), at the golden cases: implementation error, free of format error\n"
     "  --same-weights   the model's weights are the file's, whatever the hashes say\n"
     "  --no-share       run every case from its first token, not on a longer case's run\n"
     "  --no-replay      after a tie or a rounding flip go on with the engine's own choice\n"
@@ -24,9 +27,9 @@ static const char help[] =
     "  --json FILE  --junit FILE  --quiet  --no-progress\n";
 
 static const char *const allowed[] = {
-    "model",    "vectors", "engine",       "numerics",  "mode",  "case",  "taps",
-    "mtp",      "json",    "junit",        "threads",   "quiet", "chunk", "no-progress",
-    "no-share", "budgets", "same-weights", "no-replay", NULL};
+    "model",    "vectors", "engine",       "numerics",  "mode",         "case",  "taps",
+    "mtp",      "json",    "junit",        "threads",   "quiet",        "chunk", "no-progress",
+    "no-share", "budgets", "same-weights", "no-replay", "weights-from", NULL};
 
 /* The start of replay lines: this command without its case and tap filters and reports. */
 static char *replay_command(const options *o, const char *file, const char *name)
@@ -36,6 +39,8 @@ static char *replay_command(const options *o, const char *file, const char *name
         size += strlen(o->model);
     if (o->mtp != NULL)
         size += strlen(o->mtp);
+    if (o->weights_from != NULL)
+        size += strlen(o->weights_from);
     char *line = dsv4_alloc(size, 1, "a replay line", NULL);
     if (line == NULL)
         return NULL;
@@ -47,6 +52,8 @@ static char *replay_command(const options *o, const char *file, const char *name
     p += sprintf(p, " --vectors %s --engine %s", file, name);
     if (o->numerics != NULL && strlen(o->numerics) < 16)
         p += sprintf(p, " --numerics %s", o->numerics);
+    if (o->weights_from != NULL)
+        p += sprintf(p, " --weights-from %s", o->weights_from);
     if (o->same_weights)
         p += sprintf(p, " --same-weights");
     return line;
@@ -59,7 +66,8 @@ static dsv4_status compare_weights(const options *o, const dsv4_model *m, const 
 {
     const char *expected = vec_attribute(golden, "weights_sha256");
     *weights = WEIGHTS_EXACT;
-    if (o->same_weights || (expected != NULL && strcmp(expected, sha) == 0))
+    if (o->same_weights || o->weights_from != NULL ||
+        (expected != NULL && strcmp(expected, sha) == 0))
         return DSV4_OK;
     if (strcmp(dsv4_model_container(m), "safetensors") == 0)
         return dsv4_fail(err, DSV4_E_INPUT,
@@ -96,8 +104,49 @@ static dsv4_status same_shape(const dsv4_config *m, const dsv4_config *f, const 
     return DSV4_OK;
 }
 
+/* Golden rows of our own: the reference on the weights of --weights-from, at the cases and
+ * positions of a golden file, written to a temporary file (removed when closed). */
+static dsv4_status reference_rows(const options *o, const dsv4_model *weights,
+                                  dsv4_numerics numerics, const vec_file *golden, progress *bar,
+                                  vec_file **out, dsv4_error *err)
+{
+    const char *folder = getenv("TMPDIR");
+    char path[1024];
+    char *config = NULL;
+    engine *ref = NULL;
+    vec_writer *w = NULL;
+    int n = snprintf(path, sizeof path, "%s/dsv4check-%ld-reference.h5",
+                     folder != NULL ? folder : "/tmp", (long)getpid());
+    if (n < 0 || (size_t)n >= sizeof path)
+        return dsv4_fail(err, DSV4_E_INPUT, "TMPDIR: the path is too long");
+    dsv4_status status = dsv4_config_write(&weights->config, &config, err);
+    if (status == DSV4_OK)
+        status = engine_open("ref", weights, numerics, &ref, err);
+    vec_writer_info info = {.model = o->weights_from,
+                            .weights_sha256 = "",
+                            .config = config,
+                            .producer = "dsv4check reference on the same decoded weights",
+                            .numerics = dsv4_numerics_name(numerics)};
+    record_options ro = {.case_glob = o->case_glob, .tap_glob = o->tap_glob, .progress = bar};
+    if (status == DSV4_OK)
+        status = vec_writer_new(path, &info, &w, err);
+    if (status == DSV4_OK)
+        status = record_cases(ref, weights, golden, &ro, w, err);
+    if (status == DSV4_OK)
+        status = vec_writer_commit(w, err);
+    else if (w != NULL)
+        vec_writer_abort(w);
+    if (status == DSV4_OK)
+        status = vec_open(path, out, err);
+    unlink(path); /* the open file stays readable, and goes when it is closed */
+    engine_close(ref);
+    free(config);
+    return status;
+}
+
 typedef struct {
     const options *o;
+    dsv4_model *weights; /* of --weights-from, or NULL */
     dsv4_model *model;
     char sha[65];
     budget_table budgets;
@@ -105,9 +154,10 @@ typedef struct {
     const char *engine_name;
 } context;
 
-static dsv4_status one_file(context *x, vec_file *golden, results *r, dsv4_error *err)
+static dsv4_status one_file(context *x, vec_file *given, results *r, dsv4_error *err)
 {
     const options *o = x->o;
+    vec_file *golden = given, *own = NULL;
     dsv4_config config = {0};
     engine *e = NULL;
     char *command = NULL;
@@ -135,16 +185,23 @@ static dsv4_status one_file(context *x, vec_file *golden, results *r, dsv4_error
                       "--numerics: expected math, qat, deployed or auto, found '%s'", o->numerics);
     if (status == DSV4_OK && x->model != NULL)
         status = compare_weights(o, x->model, golden, x->sha, &run.weights, r, err);
+    if (status == DSV4_OK && x->weights != NULL) {
+        status = reference_rows(o, x->weights, run.numerics, given, &x->progress, &own, err);
+        if (status == DSV4_OK)
+            golden = own;
+    }
+    if (status == DSV4_OK && (r->error == NULL || run.weights == WEIGHTS_OTHER))
+        r->error = run.weights == WEIGHTS_OTHER ? "format" : "implementation";
     if (status == DSV4_OK)
         status = engine_open(x->engine_name, x->model, run.numerics, &e, err);
     if (status == DSV4_OK)
-        status = file_sha256(vec_path(golden), digest, err);
+        status = file_sha256(vec_path(given), digest, err);
     if (status != DSV4_OK)
         goto done;
     run.e = e;
     /* Where roundings can flip, every case has its run to itself, so that flips can be replayed. */
     run.share = !o->no_share && run.numerics == DSV4_MATH && !engine_is_dump(e);
-    command = replay_command(o, vec_path(golden), x->engine_name);
+    command = replay_command(o, vec_path(given), x->engine_name);
     run.command = command;
     if (r->numerics == NULL) {
         r->numerics = dsv4_alloc(16, 1, "results", err);
@@ -152,11 +209,12 @@ static dsv4_status one_file(context *x, vec_file *golden, results *r, dsv4_error
             strcpy(r->numerics, dsv4_numerics_name(run.numerics));
     }
     if (command == NULL || r->numerics == NULL ||
-        !results_add_vectors(r, vec_path(golden), digest, vec_attribute(golden, "producer")))
+        !results_add_vectors(r, vec_path(given), digest, vec_attribute(golden, "producer")))
         status = dsv4_fail(err, DSV4_E_MACHINE, "out of memory for results");
     else
         status = run_cases(golden, &config, &run, r, err);
 done:
+    vec_close(own);
     free(command);
     engine_close(e);
     dsv4_config_free(&config);
@@ -223,12 +281,20 @@ int cmd_layers(int argc, char **argv)
         status = check_weights(x.model, &err);
     if (status == DSV4_OK && x.model != NULL)
         status = dsv4_model_sha256(x.model, x.sha, &err);
+    if (status == DSV4_OK && o.weights_from != NULL)
+        status = dsv4_model_open(o.weights_from, &x.weights, &err);
+    if (status == DSV4_OK && o.weights_from != NULL && o.mtp != NULL)
+        status = dsv4_model_add_mtp(x.weights, o.mtp, &err);
+    if (status == DSV4_OK && x.weights != NULL)
+        status = check_weights(x.weights, &err);
 
     r.command = "layers";
     r.argv = command_line(argc, argv);
     r.model = duplicate(o.model != NULL ? o.model : "");
     r.engine = duplicate(x.engine_name);
     r.mode = duplicate("free");
+    if (o.weights_from != NULL)
+        cases *= 2; /* each is run by the reference first */
     progress_start(&x.progress, cases, !o.quiet && !o.no_progress);
     for (size_t i = 0; i < o.n_vectors && status == DSV4_OK; i++)
         status = one_file(&x, files[i], &r, &err);
@@ -244,6 +310,7 @@ done:
     results_free(&r);
     budgets_free(&x.budgets);
     dsv4_model_close(x.model);
+    dsv4_model_close(x.weights);
     options_free(&o);
     return code;
 }

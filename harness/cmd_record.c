@@ -1,7 +1,6 @@
 /* cmd_record.c - runs an engine over tokens and writes what it computes as a dump. */
 #include <ctype.h>
 #include <errno.h>
-#include <fnmatch.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -64,110 +63,6 @@ static dsv4_status read_tokens(const char *path, int32_t **tokens, int64_t *n, d
     return status;
 }
 
-/* "0,5,17-20" within [0, context); NULL = all. Caller frees. */
-static dsv4_status read_positions(const char *list, int64_t context, int64_t **out, int64_t *n,
-                                  dsv4_error *err)
-{
-    *n = 0;
-    *out = dsv4_alloc((size_t)context, sizeof **out, "positions", err);
-    if (*out == NULL)
-        return DSV4_E_MACHINE;
-    if (list == NULL) {
-        for (int64_t i = 0; i < context; i++)
-            (*out)[(*n)++] = i;
-        return DSV4_OK;
-    }
-    int64_t last = -1;
-    for (const char *p = list; *p != '\0';) {
-        char *end;
-        long long a = strtoll(p, &end, 10), b = a;
-        bool good = end != p;
-        if (good && *end == '-') {
-            p = end + 1;
-            b = strtoll(p, &end, 10);
-            good = end != p;
-        }
-        if (!good || a <= last || b < a || b >= context || (*end != ',' && *end != '\0'))
-            return dsv4_fail(err, DSV4_E_INPUT,
-                             "--positions: expected rising numbers below %lld like 0,5,17-20, "
-                             "found '%s'",
-                             (long long)context, list);
-        for (int64_t i = a; i <= b; i++)
-            (*out)[(*n)++] = i;
-        last = b;
-        p = *end == ',' ? end + 1 : end;
-    }
-    return DSV4_OK;
-}
-
-static dsv4_status record_case(engine *e, const dsv4_model *m, const vec_case *c,
-                               const int64_t *positions, int64_t n, const options *o, vec_writer *w,
-                               dsv4_error *err)
-{
-    recorder *r = NULL;
-    vec_case written = *c;
-    written.positions = positions;
-    written.n_positions = n;
-    dsv4_status status = recorder_new(&m->config, c, positions, n, o->tap_glob, &r, err);
-    if (status != DSV4_OK)
-        return status;
-    const dsv4_taps *taps = recorder_taps(r);
-    status = engine_run(e, &c, &taps, 1, m->mtp != NULL, o->chunk, err);
-    if (status == DSV4_OK)
-        status = vec_writer_case(w, &written, err);
-    if (status == DSV4_OK)
-        status = recorder_write(r, w, err);
-    recorder_free(r);
-    return status;
-}
-
-/* A decode case is recorded from the logits after its prefill on. */
-static dsv4_status case_positions(const vec_case *c, const char *list, int64_t **out, int64_t *n,
-                                  dsv4_error *err)
-{
-    if (c->n_positions > 0 && list == NULL) {
-        *n = c->n_positions;
-        *out = dsv4_alloc((size_t)*n, sizeof **out, "positions", err);
-        if (*out == NULL)
-            return DSV4_E_MACHINE;
-        memcpy(*out, c->positions, (size_t)*n * sizeof **out);
-        return DSV4_OK;
-    }
-    dsv4_status status = read_positions(list, c->context, out, n, err);
-    int64_t first = c->decode ? c->prefill - 1 : 0, kept = 0;
-    for (int64_t i = 0; status == DSV4_OK && i < *n; i++)
-        if ((*out)[i] >= first)
-            (*out)[kept++] = (*out)[i];
-    *n = kept;
-    return status;
-}
-
-static dsv4_status record_file(engine *e, const dsv4_model *m, const vec_file *f, const options *o,
-                               vec_writer *w, dsv4_error *err)
-{
-    progress bar;
-    size_t done = 0;
-    dsv4_status status = DSV4_OK;
-    progress_start(&bar, count_cases(f, o->case_glob), !o->quiet && !o->no_progress);
-    for (size_t i = 0; i < vec_case_count(f) && status == DSV4_OK; i++) {
-        const vec_case *c = vec_case_at(f, i);
-        int64_t *positions = NULL, n = 0;
-        if (o->case_glob != NULL && fnmatch(o->case_glob, c->name, 0) != 0)
-            continue;
-        status = case_positions(c, o->positions, &positions, &n, err);
-        if (status == DSV4_OK)
-            status = record_case(e, m, c, positions, n, o, w, err);
-        free(positions);
-        progress_step(&bar, c->name);
-        done++;
-    }
-    progress_end(&bar);
-    if (status == DSV4_OK && done == 0)
-        status =
-            dsv4_fail(err, DSV4_E_INPUT, "%s: no case matches '%s'", vec_path(f), o->case_glob);
-    return status;
-}
-
 static dsv4_status record_text(engine *e, const dsv4_model *m, const options *o, vec_writer *w,
                                dsv4_error *err)
 {
@@ -176,7 +71,7 @@ static dsv4_status record_text(engine *e, const dsv4_model *m, const options *o,
     char name[32];
     dsv4_status status = read_tokens(o->tokens, &tokens, &n, err);
     if (status == DSV4_OK)
-        status = read_positions(o->positions, n, &positions, &n_positions, err);
+        status = parse_positions(o->positions, n, &positions, &n_positions, err);
     snprintf(name, sizeof name, "ctx%05lld", (long long)n);
     vec_case c = {.name = name,
                   .context = n,
@@ -185,7 +80,7 @@ static dsv4_status record_text(engine *e, const dsv4_model *m, const options *o,
                   .n_positions = n_positions,
                   .positions = positions};
     if (status == DSV4_OK)
-        status = record_case(e, m, &c, positions, n_positions, o, w, err);
+        status = record_case(e, m, &c, o->tap_glob, o->chunk, w, err);
     free(tokens);
     free(positions);
     return status;
@@ -254,7 +149,19 @@ int cmd_record(int argc, char **argv)
     status = vec_writer_new(o.out, &info, &w, &err);
     if (status != DSV4_OK)
         goto done;
-    status = f != NULL ? record_file(e, m, f, &o, w, &err) : record_text(e, m, &o, w, &err);
+    if (f != NULL) {
+        progress bar;
+        record_options ro = {.case_glob = o.case_glob,
+                             .tap_glob = o.tap_glob,
+                             .positions = o.positions,
+                             .chunk = o.chunk,
+                             .progress = &bar};
+        progress_start(&bar, count_cases(f, o.case_glob), !o.quiet && !o.no_progress);
+        status = record_cases(e, m, f, &ro, w, &err);
+        progress_end(&bar);
+    } else {
+        status = record_text(e, m, &o, w, &err);
+    }
     if (status == DSV4_OK) {
         status = vec_writer_commit(w, &err);
         w = NULL;

@@ -186,6 +186,7 @@ typedef struct {
     const char *command; /* static string */
     char *argv;
     char *model, *engine, *numerics, *mode;
+    const char *error; /* what is measured: "implementation" or "format"; static string */
     double seconds;
     results_vectors *vectors;
     size_t n_vectors;
@@ -269,15 +270,6 @@ dsv4_status engine_run(engine *e, const vec_case *const *cases, const dsv4_taps 
 /* The dump behind a dump engine. */
 const vec_file *engine_dump(const engine *e);
 
-/* Appends a case's taps to a vector file as an engine computes them: what `record` does. positions
- * [n] ascending; glob NULL = every tap. */
-typedef struct recorder recorder;
-dsv4_status recorder_new(const dsv4_config *config, const vec_case *c, const int64_t *positions,
-                         int64_t n, const char *glob, recorder **out, dsv4_error *err);
-const dsv4_taps *recorder_taps(recorder *r);
-dsv4_status recorder_write(recorder *r, vec_writer *w, dsv4_error *err);
-void recorder_free(recorder *r);
-
 /* ==== progress.c ============================================================================= */
 
 typedef struct {
@@ -290,11 +282,38 @@ void progress_step(progress *p, const char *what);
 void progress_end(progress *p);
 double now_seconds(void);
 
+/* ==== recorder.c: dumps ======================================================================= */
+
+/* Appends a case's taps to a vector file as an engine computes them: what `record` does. positions
+ * [n] ascending; glob NULL = every tap. */
+typedef struct recorder recorder;
+dsv4_status recorder_new(const dsv4_config *config, const vec_case *c, const int64_t *positions,
+                         int64_t n, const char *glob, recorder **out, dsv4_error *err);
+const dsv4_taps *recorder_taps(recorder *r);
+dsv4_status recorder_write(recorder *r, vec_writer *w, dsv4_error *err);
+void recorder_free(recorder *r);
+
+/* "0,5,17-20" within [0, context), rising; NULL = all. Caller frees. */
+dsv4_status parse_positions(const char *list, int64_t context, int64_t **out, int64_t *n,
+                            dsv4_error *err);
+/* Runs one case and writes what the engine computes at the case's positions. */
+dsv4_status record_case(engine *e, const dsv4_model *m, const vec_case *c, const char *taps_glob,
+                        int chunk, vec_writer *w, dsv4_error *err);
+typedef struct {
+    const char *case_glob, *tap_glob;
+    const char *positions; /* list, NULL = the file's own */
+    int chunk;
+    progress *progress; /* or NULL */
+} record_options;
+/* Every case of a vector file that the glob admits. */
+dsv4_status record_cases(engine *e, const dsv4_model *m, const vec_file *f, const record_options *o,
+                         vec_writer *w, dsv4_error *err);
+
 /* ==== options.c: what the commands share ===================================================== */
 
 typedef struct {
     const char *model, *mtp, *engine, *numerics, *mode, *budgets, *case_glob, *tap_glob;
-    const char *json, *junit, *out, *tokens, *positions;
+    const char *json, *junit, *out, *tokens, *positions, *weights_from;
     const char **vectors; /* [n_vectors] */
     size_t n_vectors;
     const char **rest; /* [n_rest] operands */

@@ -16,6 +16,7 @@ static const struct {
     {"model", TEXT, offsetof(options, model)},
     {"mtp", TEXT, offsetof(options, mtp)},
     {"engine", TEXT, offsetof(options, engine)},
+    {"weights-from", TEXT, offsetof(options, weights_from)},
     {"numerics", TEXT, offsetof(options, numerics)},
     {"mode", TEXT, offsetof(options, mode)},
     {"budgets", TEXT, offsetof(options, budgets)},

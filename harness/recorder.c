@@ -157,3 +157,106 @@ void recorder_free(recorder *r)
     free(r->tracks);
     free(r);
 }
+
+/* ---- whole cases ----------------------------------------------------------------------------- */
+
+/* "0,5,17-20" within [0, context); NULL = all. Caller frees. */
+dsv4_status parse_positions(const char *list, int64_t context, int64_t **out, int64_t *n,
+                            dsv4_error *err)
+{
+    *n = 0;
+    *out = dsv4_alloc((size_t)context, sizeof **out, "positions", err);
+    if (*out == NULL)
+        return DSV4_E_MACHINE;
+    if (list == NULL) {
+        for (int64_t i = 0; i < context; i++)
+            (*out)[(*n)++] = i;
+        return DSV4_OK;
+    }
+    int64_t last = -1;
+    for (const char *p = list; *p != '\0';) {
+        char *end;
+        long long a = strtoll(p, &end, 10), b = a;
+        bool good = end != p;
+        if (good && *end == '-') {
+            p = end + 1;
+            b = strtoll(p, &end, 10);
+            good = end != p;
+        }
+        if (!good || a <= last || b < a || b >= context || (*end != ',' && *end != '\0'))
+            return dsv4_fail(err, DSV4_E_INPUT,
+                             "--positions: expected rising numbers below %lld like 0,5,17-20, "
+                             "found '%s'",
+                             (long long)context, list);
+        for (int64_t i = a; i <= b; i++)
+            (*out)[(*n)++] = i;
+        last = b;
+        p = *end == ',' ? end + 1 : end;
+    }
+    return DSV4_OK;
+}
+
+dsv4_status record_case(engine *e, const dsv4_model *m, const vec_case *c, const char *taps_glob,
+                        int chunk, vec_writer *w, dsv4_error *err)
+{
+    recorder *r = NULL;
+    dsv4_status status =
+        recorder_new(&m->config, c, c->positions, c->n_positions, taps_glob, &r, err);
+    if (status != DSV4_OK)
+        return status;
+    const dsv4_taps *taps = recorder_taps(r);
+    status = engine_run(e, &c, &taps, 1, m->mtp != NULL, chunk, err);
+    if (status == DSV4_OK)
+        status = vec_writer_case(w, c, err);
+    if (status == DSV4_OK)
+        status = recorder_write(r, w, err);
+    recorder_free(r);
+    return status;
+}
+
+/* Positions of a case of a vector file: its own, or the list's. A decode case is recorded from the
+ * logits after its prefill on. */
+static dsv4_status case_positions(const vec_case *c, const char *list, int64_t **out, int64_t *n,
+                                  dsv4_error *err)
+{
+    if (c->n_positions > 0 && list == NULL) {
+        *n = c->n_positions;
+        *out = dsv4_alloc((size_t)*n, sizeof **out, "positions", err);
+        if (*out == NULL)
+            return DSV4_E_MACHINE;
+        memcpy(*out, c->positions, (size_t)*n * sizeof **out);
+        return DSV4_OK;
+    }
+    dsv4_status status = parse_positions(list, c->context, out, n, err);
+    int64_t first = c->decode ? c->prefill - 1 : 0, kept = 0;
+    for (int64_t i = 0; status == DSV4_OK && i < *n; i++)
+        if ((*out)[i] >= first)
+            (*out)[kept++] = (*out)[i];
+    *n = kept;
+    return status;
+}
+
+dsv4_status record_cases(engine *e, const dsv4_model *m, const vec_file *f, const record_options *o,
+                         vec_writer *w, dsv4_error *err)
+{
+    size_t done = 0;
+    dsv4_status status = DSV4_OK;
+    for (size_t i = 0; i < vec_case_count(f) && status == DSV4_OK; i++) {
+        vec_case c = *vec_case_at(f, i);
+        int64_t *positions = NULL;
+        if (o->case_glob != NULL && fnmatch(o->case_glob, c.name, 0) != 0)
+            continue;
+        status = case_positions(vec_case_at(f, i), o->positions, &positions, &c.n_positions, err);
+        c.positions = positions;
+        if (status == DSV4_OK)
+            status = record_case(e, m, &c, o->tap_glob, o->chunk, w, err);
+        free(positions);
+        if (o->progress != NULL)
+            progress_step(o->progress, c.name);
+        done++;
+    }
+    if (status == DSV4_OK && done == 0)
+        status = dsv4_fail(err, DSV4_E_INPUT, "%s: no case matches '%s'", vec_path(f),
+                           o->case_glob != NULL ? o->case_glob : "*");
+    return status;
+}

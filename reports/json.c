@@ -175,6 +175,7 @@ bool report_json(FILE *out, const results *r)
     set(root, "engine", text_of(r->engine), &ok);
     set(root, "numerics", text_of(r->numerics), &ok);
     set(root, "mode", text_of(r->mode), &ok);
+    set(root, "error", text_of(r->error), &ok);
     set(root, "vectors", vectors_of(r, &ok), &ok);
     set(root, "counts", counts_of(r, &ok), &ok);
     set(root, "worst", worst_of(r->worst, &ok), &ok);

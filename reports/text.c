@@ -128,9 +128,10 @@ static const char *or_none(const char *s)
 
 static void put_header(const screen *s, const results *r)
 {
-    put_paragraph(s->out, 2, "dsv4check %s: model %s, engine %s, numerics %s%s%s",
+    put_paragraph(s->out, 2, "dsv4check %s: model %s, engine %s, numerics %s%s%s%s%s",
                   or_none(r->command), or_none(r->model), or_none(r->engine), or_none(r->numerics),
-                  r->mode && r->mode[0] ? ", mode " : "", r->mode ? r->mode : "");
+                  r->mode && r->mode[0] ? ", mode " : "", r->mode ? r->mode : "",
+                  r->error ? ", error measured: " : "", r->error ? r->error : "");
     for (size_t i = 0; i < r->n_vectors; i++)
         put_paragraph(s->out, 2, "vectors %s, made by %s", or_none(r->vectors[i].file),
                       or_none(r->vectors[i].producer));
@@ -191,7 +192,6 @@ static void put_row(const screen *s, dsv4_tap_id tap, const tap_summary *sum)
     put_cell(s->out, place, length_of(place) > 28 ? 28 : length_of(place));
     fputc('\n', s->out);
 }
-
 
 /* What depends on a tie or a flip is judged by budgets of its own; say how far it went. */
 static void put_after(const screen *s, const results *r)
