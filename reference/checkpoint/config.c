@@ -1,7 +1,6 @@
 /* config.c - config.json -> dsv4_config. Every field that the model depends on is required; a
  * missing or wrong one is named, with what was expected. */
 #include <jansson.h>
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -56,10 +55,10 @@ static double number(reader *r, const json_t *in, const char *key, double low)
         wrong(r, key, "a number", v);
         return low;
     }
-    double value = json_number_value(v);
-    if (!(value >= low && isfinite(value)) && r->status == DSV4_OK)
-        r->status = dsv4_fail(r->err, DSV4_E_INPUT, "%s: %s: expected at least %g, found %g",
-                              r->file, key, low, value);
+    double value = json_number_value(v), high = 1e30; /* it has to fit a float */
+    if (!(value >= low && value <= high) && r->status == DSV4_OK)
+        r->status = dsv4_fail(r->err, DSV4_E_INPUT, "%s: %s: expected from %g to %g, found %g",
+                              r->file, key, low, high, value);
     return value;
 }
 
