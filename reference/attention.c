@@ -33,9 +33,9 @@ bool ref_attention(const dsv4_attention_args *a, float *out)
     int64_t most = a->window_size;
     if (a->ratio > 0)
         most += a->topk != NULL ? a->k : (a->pos0 + a->n) / a->ratio;
-    const float **rows = calloc((size_t)most, sizeof *rows);
-    double *p = calloc((size_t)most, sizeof *p);
-    double *o = calloc((size_t)a->dim, sizeof *o);
+    const float **rows = dsv4_alloc((size_t)most, sizeof *rows, "attention", NULL);
+    double *p = dsv4_alloc((size_t)most, sizeof *p, "attention", NULL);
+    double *o = dsv4_alloc((size_t)a->dim, sizeof *o, "attention", NULL);
     bool ok = rows != NULL && p != NULL && o != NULL;
     double scale = 1.0 / sqrt((double)a->dim);
 

@@ -13,12 +13,12 @@ void ref_compressor_pool(const float *prev_kv, const float *prev_z, const float 
     for (int k = 0; k < dim; k++) {
         double max = -INFINITY, sum = 0, weighted = 0;
         for (int t = 0; t < ratio; t++) {
-            if (prev_z != NULL)
+            if (prev_kv != NULL)
                 max = fmax(max, (double)prev_z[t * width + k]);
             max = fmax(max, (double)z[t * width + own + k]);
         }
         for (int t = 0; t < ratio; t++) {
-            if (prev_z != NULL) {
+            if (prev_kv != NULL) {
                 double e = exp((double)prev_z[t * width + k] - max);
                 sum += e;
                 weighted += e * (double)prev_kv[t * width + k];

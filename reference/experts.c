@@ -30,13 +30,13 @@ bool ref_experts(const dsv4_experts_args *a, float *out)
     int64_t D = layer->w1[0].cols, F = layer->w1[0].rows, n = a->n;
     bool deployed = a->numerics == DSV4_DEPLOYED;
     int64_t n_experts = layer->gate.rows;
-    int64_t *token = calloc((size_t)n, sizeof *token);
-    float *share = calloc((size_t)n, sizeof *share);
-    float *x = calloc((size_t)(n * D), sizeof *x);
-    float *gate = calloc((size_t)(n * F), sizeof *gate);
-    float *up = calloc((size_t)(n * F), sizeof *up);
-    float *y = calloc((size_t)(n * D), sizeof *y);
-    double *sum = calloc((size_t)(n * D), sizeof *sum);
+    int64_t *token = dsv4_alloc((size_t)n, sizeof *token, "experts", NULL);
+    float *share = dsv4_alloc((size_t)n, sizeof *share, "experts", NULL);
+    float *x = dsv4_alloc((size_t)(n * D), sizeof *x, "experts", NULL);
+    float *gate = dsv4_alloc((size_t)(n * F), sizeof *gate, "experts", NULL);
+    float *up = dsv4_alloc((size_t)(n * F), sizeof *up, "experts", NULL);
+    float *y = dsv4_alloc((size_t)(n * D), sizeof *y, "experts", NULL);
+    double *sum = dsv4_alloc((size_t)(n * D), sizeof *sum, "experts", NULL);
     bool ok = token && share && x && gate && up && y && sum;
 
     for (int64_t e = 0; ok && e < n_experts; e++) {

@@ -20,8 +20,8 @@ void ref_round_bf16(float *x, int64_t n)
 static float next_power_of_two(float v)
 {
     int exponent;
-    if (!isfinite(
-            v)) /* an infinite scale makes the whole block NaN: no infinity is saturated away */
+    /* An infinite scale makes the whole block NaN: no infinity is saturated away. */
+    if (!isfinite(v))
         return v;
     float mantissa = frexpf(v, &exponent); /* v = mantissa * 2^exponent, 0.5 <= mantissa < 1 */
     return ldexpf(1.0f, mantissa == 0.5f ? exponent - 1 : exponent);

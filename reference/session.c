@@ -397,11 +397,37 @@ dsv4_status dsv4_session_save(const dsv4_session *s, void **blob, size_t *bytes,
     return DSV4_OK;
 }
 
+static bool compressor_is_at(const compressor_state *c, int64_t tokens)
+{
+    return c->ratio == 0 || (c->n_rows == tokens / c->ratio && c->fill == tokens % c->ratio &&
+                             c->has_prev == (c->lanes == 2 && c->n_rows > 0));
+}
+
+/* Each count of a damaged blob may lie within its range and still contradict the others: a window
+ * that does not reach back far enough would be read outside its rows. */
+static bool counts_agree(const dsv4_session *s)
+{
+    const dsv4_config *c = &s->model->config;
+    int64_t behind = s->options.mtp && s->position > 0 ? 1 : 0; /* the last token waits */
+    if (s->mtp_pending != (behind > 0) ||
+        s->mtp_position != (s->options.mtp ? s->position - behind : 0))
+        return false;
+    for (int i = 0; i < s->n_layers; i++) {
+        const layer_state *l = &s->layers[i];
+        int64_t tokens = i < c->num_hidden_layers ? s->position : s->mtp_position;
+        int64_t needed = tokens < c->sliding_window - 1 ? tokens : c->sliding_window - 1;
+        if (l->window_rows < needed || l->window_pos0 + l->window_rows != tokens ||
+            !compressor_is_at(&l->compressor, tokens) || !compressor_is_at(&l->indexer, tokens))
+            return false;
+    }
+    return true;
+}
+
 dsv4_status dsv4_session_restore(dsv4_session *s, const void *blob, size_t bytes, dsv4_error *err)
 {
     walker w = {.mode = RESTORE, .blob = (uint8_t *)(uintptr_t)blob, .size = bytes};
     visit_session(&w, s);
-    if (!w.bad && w.at == bytes)
+    if (!w.bad && w.at == bytes && counts_agree(s))
         return DSV4_OK;
     dsv4_session_reset(s); /* never half a state */
     return dsv4_fail(err, DSV4_E_INPUT,

@@ -20,7 +20,7 @@ dsv4_status dsv4_fail(dsv4_error *err, dsv4_status status, const char *fmt, ...)
     return status;
 }
 
-static long fail_countdown;
+static _Atomic long fail_countdown; /* threads allocate too */
 
 void dsv4_alloc_fail_at(long n)
 {
