@@ -38,9 +38,11 @@ static dsv4_status add_line(budget_table *t, const char *where, int number, cons
     for (char *p = line; p != NULL && n < COLUMNS; n++) {
         field[n] = p;
         p = strchr(p, '\t');
-        if (p != NULL)
+        if (p != NULL && n < COLUMNS - 1)
             *p++ = '\0';
     }
+    if (n == COLUMNS && strchr(field[COLUMNS - 1], '\t') != NULL)
+        n++;
     dsv4_status status = DSV4_OK;
     budget b = {0};
     if (n != COLUMNS || field[6][0] == '\0') {
@@ -130,8 +132,8 @@ void budgets_free(budget_table *t)
     memset(t, 0, sizeof *t);
 }
 
-const budget *budgets_find(const budget_table *t, const char *tap, dsv4_numerics numerics,
-                           weights_class weights, rows_class rows)
+const budget *budgets_find_text(const budget_table *t, const char *tap, dsv4_numerics numerics,
+                                const char *weights, rows_class rows)
 {
     const budget *found = NULL;
     for (size_t i = 0; i < t->count; i++) {
@@ -139,9 +141,16 @@ const budget *budgets_find(const budget_table *t, const char *tap, dsv4_numerics
         /* '@' lines are limits of the judge and never match a tap through a '*'. */
         if ((tap[0] == '@') == (b->tap[0] == '@') && fnmatch(b->tap, tap, 0) == 0 &&
             fnmatch(b->numerics, dsv4_numerics_name(numerics), 0) == 0 &&
-            fnmatch(b->weights, weights == WEIGHTS_EXACT ? "exact" : "other", 0) == 0 &&
+            fnmatch(b->weights, weights, 0) == 0 &&
             fnmatch(b->rows, rows == ROWS_CLEAN ? "clean" : "after", 0) == 0)
             found = b;
     }
     return found;
+}
+
+const budget *budgets_find(const budget_table *t, const char *tap, dsv4_numerics numerics,
+                           weights_class weights, rows_class rows)
+{
+    return budgets_find_text(t, tap, numerics, weights == WEIGHTS_EXACT ? "exact" : "other:?",
+                             rows);
 }

@@ -4,6 +4,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "reference/formats/formats.h"
 #include "runner.h"
 
 static const char help[] =
@@ -12,7 +13,9 @@ static const char help[] =
     "Runs the model with an engine over the golden cases and compares every tap the files hold,\n"
     "layer by layer, and the logits. Exit 0 passed, 1 failed, 2 bad input, 3 the machine failed.\n"
     "\n"
-    "  --engine E       ref (default), or dump:FILE.h5, somebody's recorded run (needs no "
+    "  --engine E       ref (default), cpu (the fastest of this machine), cpu:LEVEL (scalar, "
+    "avx2,\n"
+    "                   avx512, neon), or dump:FILE.h5, somebody's recorded run (needs no "
     "--model)\n"
     "  --numerics N     math, qat, deployed, or auto (default: what the file was made with)\n"
     "  --case GLOB      only these cases          --taps GLOB   only these taps\n"
@@ -199,6 +202,37 @@ static dsv4_status one_file(context *x, vec_file *given, results *r, dsv4_error 
     if (status != DSV4_OK)
         goto done;
     run.e = e;
+    if (engine_is_dump(e) && !o->same_weights && o->weights_from == NULL) {
+        const char *a = vec_attribute(golden, "weights_sha256");
+        const char *b = vec_attribute(engine_dump(e), "weights_sha256");
+        if (a != NULL && b != NULL && *a != '\0' && *b != '\0' && strcmp(a, b) != 0) {
+            run.weights = WEIGHTS_OTHER;
+            r->error = "format";
+            if (!results_note(r,
+                              "other weights: the dump's weights_sha256 is %.12s..., golden's "
+                              "%.12s...; what is reported is format error, not the engine's",
+                              b, a))
+                status = dsv4_fail(err, DSV4_E_MACHINE, "out of memory for results");
+        }
+    }
+    if (engine_is_dump(e) && status == DSV4_OK) {
+        dsv4_numerics recorded;
+        dsv4_error ignored;
+        if (file_numerics(engine_dump(e), &recorded, &ignored) == DSV4_OK &&
+            recorded != run.numerics &&
+            !results_note(r, "the dump was recorded in %s numerics and is judged as %s",
+                          dsv4_numerics_name(recorded), dsv4_numerics_name(run.numerics)))
+            status = dsv4_fail(err, DSV4_E_MACHINE, "out of memory for results");
+    }
+    if (status != DSV4_OK)
+        goto done;
+    if (run.weights == WEIGHTS_OTHER && x->model != NULL) {
+        /* Golden's choices in place of the model's would hide what the format does to them. */
+        run.replay = false;
+        run.weights_format =
+            dsv4_format_of(x->model->layers[x->model->config.num_hidden_layers - 1].w1[0].type)
+                ->name;
+    }
     /* Where roundings can flip, every case has its run to itself, so that flips can be replayed. */
     run.share = !o->no_share && run.numerics == DSV4_MATH && !engine_is_dump(e);
     command = replay_command(o, vec_path(given), x->engine_name);
@@ -219,14 +253,6 @@ done:
     engine_close(e);
     dsv4_config_free(&config);
     return status;
-}
-
-static char *duplicate(const char *s)
-{
-    char *copy = dsv4_alloc(strlen(s) + 1, 1, "text", NULL);
-    if (copy != NULL)
-        strcpy(copy, s);
-    return copy;
 }
 
 static dsv4_status check_usage(const options *o, bool dump, dsv4_error *err)
@@ -290,12 +316,14 @@ int cmd_layers(int argc, char **argv)
 
     r.command = "layers";
     r.argv = command_line(argc, argv);
-    r.model = duplicate(o.model != NULL ? o.model : "");
-    r.engine = duplicate(x.engine_name);
-    r.mode = duplicate("free");
+    r.model = text_copy(o.model != NULL ? o.model : "");
+    r.engine = text_copy(x.engine_name);
+    r.mode = text_copy("free");
     if (o.weights_from != NULL)
         cases *= 2; /* each is run by the reference first */
     progress_start(&x.progress, cases, !o.quiet && !o.no_progress);
+    if (status == DSV4_OK && x.model != NULL)
+        status = check_affine(x.model, &x.budgets, &r, &err);
     for (size_t i = 0; i < o.n_vectors && status == DSV4_OK; i++)
         status = one_file(&x, files[i], &r, &err);
     progress_end(&x.progress);

@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "harness.h"
+#include "optimized/optimized.h"
 #include "reference/formats/formats.h"
 
 static const char help[] =
@@ -25,7 +26,13 @@ static void list_engines(void)
 {
     printf("engines:\n"
            "  ref           the scalar reference, sums in double\n"
-           "  dump:FILE.h5  a recorded run of any engine, in the vector schema\n");
+           "  cpu           the fastest operators this machine has\n");
+    for (int l = 0; l < DSV4_CPU_LEVEL_COUNT; l++)
+        printf("  cpu:%-9s up to this level%s\n", dsv4_cpu_level_name((dsv4_cpu_level)l),
+               !dsv4_cpu_supported((dsv4_cpu_level)l) ? " (not on this machine)"
+               : (dsv4_cpu_level)l == dsv4_cpu_best() ? " (the best here)"
+                                                      : "");
+    printf("  dump:FILE.h5  a recorded run of any engine, in the vector schema\n");
 }
 
 static void list_formats(void)

@@ -1,6 +1,7 @@
 /* cmd_record.c - runs an engine over tokens and writes what it computes as a dump. */
 #include <ctype.h>
 #include <errno.h>
+#include <fnmatch.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -37,13 +38,17 @@ static dsv4_status read_tokens(const char *path, int32_t **tokens, int64_t *n, d
     while (status == DSV4_OK && (c = getc(f)) != EOF) {
         if (isspace(c) || c == ',' || c == ';' || c == '[' || c == ']')
             continue;
-        ungetc(c, f);
-        long long id;
-        if (!isdigit(c) || fscanf(f, "%9lld", &id) != 1) {
-            status = dsv4_fail(err, DSV4_E_INPUT, "%s: token %lld: expected a number, found '%c'",
-                               path, (long long)*n, c);
+        int64_t id = 0;
+        int first = c;
+        for (; isdigit(c) && id <= INT32_MAX; c = getc(f))
+            id = 10 * id + (c - '0');
+        if (!isdigit(first) || id > INT32_MAX) {
+            status = dsv4_fail(
+                err, DSV4_E_INPUT, "%s: token %lld: expected a number below 2^31, found '%c%s'",
+                path, (long long)*n, isprint(first) ? first : '?', isdigit(first) ? "..." : "");
             break;
         }
+        ungetc(c, f);
         if (*n == cap) {
             cap = cap > 0 ? 2 * cap : 256;
             int32_t *more = realloc(*tokens, (size_t)cap * sizeof *more);
@@ -97,6 +102,14 @@ static bool is_hdf5(const char *path)
     return n == sizeof head && memcmp(head, "\211HDF\r\n\032\n", sizeof head) == 0;
 }
 
+static bool matches_a_tap(const char *glob)
+{
+    for (int id = 0; id < DSV4_TAP_COUNT; id++)
+        if (fnmatch(glob, dsv4_tap_name((dsv4_tap_id)id), 0) == 0)
+            return true;
+    return false;
+}
+
 int cmd_record(int argc, char **argv)
 {
     dsv4_error err = {""};
@@ -121,6 +134,9 @@ int cmd_record(int argc, char **argv)
     else if (strncmp(engine_text, "dump:", 5) == 0)
         status = dsv4_fail(&err, DSV4_E_INPUT, "record needs an engine that computes, found '%s'",
                            engine_text);
+    else if (o.tap_glob != NULL && !matches_a_tap(o.tap_glob))
+        status = dsv4_fail(&err, DSV4_E_INPUT, "--taps: no tap matches '%s' (dsv4check list taps)",
+                           o.tap_glob);
     else if (o.numerics != NULL && !dsv4_numerics_parse(o.numerics, &numerics))
         status = dsv4_fail(&err, DSV4_E_INPUT,
                            "--numerics: expected math, qat or deployed, found '%s'", o.numerics);

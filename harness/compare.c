@@ -125,6 +125,7 @@ compare_set compare_selection(const int32_t *expected, const int32_t *actual, in
     compare_set r = {.jaccard = 1};
     int common = 0;
     double worst_taken = INFINITY, best_lost = -INFINITY;
+    bool known = true; /* the score of every element that differs */
     for (int i = 0; i < k; i++) {
         int32_t a = actual[i];
         if (a != -1 && (a < 0 || a >= n))
@@ -135,6 +136,7 @@ compare_set compare_selection(const int32_t *expected, const int32_t *actual, in
             r.extra++;
             if (scores != NULL && (double)scores[a] < worst_taken)
                 worst_taken = (double)scores[a];
+            known = known && scores != NULL && !isnan(scores[a]);
         }
         int32_t e = expected[i];
         if (e == -1 || contains(expected, i, e))
@@ -144,14 +146,15 @@ compare_set compare_selection(const int32_t *expected, const int32_t *actual, in
             continue;
         }
         r.missing++;
-        if (scores != NULL && e >= 0 && e < n && (double)scores[e] > best_lost)
+        known = known && scores != NULL && e >= 0 && e < n && !isnan(scores[e]);
+        if (known && (double)scores[e] > best_lost)
             best_lost = (double)scores[e];
     }
     int all = common + r.missing + r.extra;
     r.jaccard = all > 0 ? (double)common / all : 1;
     /* The worst swap: the best row that was lost against the worst one that was taken instead. */
-    if (r.missing > 0 && r.extra > 0 && scores != NULL)
-        r.gap = best_lost - worst_taken > 0 ? best_lost - worst_taken : 0;
+    if (r.missing > 0 && r.extra > 0 && known)
+        r.gap = best_lost > worst_taken ? best_lost - worst_taken : 0;
     else if (r.missing > 0 || r.extra > 0)
         r.gap = INFINITY; /* a row is lost without another one in its place: no swap, no tie */
     return r;

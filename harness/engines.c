@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "harness.h"
+#include "optimized/optimized.h"
 
 struct engine {
     char *name;
@@ -32,6 +33,23 @@ dsv4_status engine_from_ops(const char *name, const dsv4_model *model, const dsv
     return DSV4_OK;
 }
 
+/* cpu, or cpu:LEVEL: the operator table of a CPU level. */
+static dsv4_status open_cpu(const char *name, const dsv4_ops **ops, dsv4_error *err)
+{
+    dsv4_cpu_level level = dsv4_cpu_best();
+    if (name[3] == ':' && !dsv4_cpu_level_parse(name + 4, &level))
+        return dsv4_fail(err, DSV4_E_INPUT,
+                         "--engine: expected cpu:scalar, cpu:avx2, cpu:avx512 or cpu:neon, found "
+                         "'%s'",
+                         name);
+    *ops = dsv4_ops_cpu(level);
+    if (*ops == NULL)
+        return dsv4_fail(err, DSV4_E_INPUT,
+                         "--engine %s: this machine does not support it (the best here is cpu:%s)",
+                         name, dsv4_cpu_level_name(dsv4_cpu_best()));
+    return DSV4_OK;
+}
+
 dsv4_status engine_open(const char *name, const dsv4_model *model, dsv4_numerics numerics,
                         engine **out, dsv4_error *err)
 {
@@ -44,9 +62,12 @@ dsv4_status engine_open(const char *name, const dsv4_model *model, dsv4_numerics
         status = vec_open(name + 5, &e->dump, err);
     else if (strcmp(name, "ref") == 0)
         e->ops = dsv4_ops_reference();
+    else if (strcmp(name, "cpu") == 0 || strncmp(name, "cpu:", 4) == 0)
+        status = open_cpu(name, &e->ops, err);
     else
-        status = dsv4_fail(err, DSV4_E_INPUT, "--engine: expected ref or dump:FILE.h5, found '%s'",
-                           name);
+        status =
+            dsv4_fail(err, DSV4_E_INPUT,
+                      "--engine: expected ref, cpu, cpu:LEVEL or dump:FILE.h5, found '%s'", name);
     if (status == DSV4_OK && e->ops != NULL && model == NULL)
         status = dsv4_fail(err, DSV4_E_INPUT, "engine %s computes and needs --model", name);
     if (status == DSV4_OK)
@@ -73,6 +94,11 @@ const char *engine_name(const engine *e)
 bool engine_is_dump(const engine *e)
 {
     return e->dump != NULL;
+}
+
+const dsv4_ops *engine_ops(const engine *e)
+{
+    return e->ops;
 }
 
 const vec_file *engine_dump(const engine *e)

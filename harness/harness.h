@@ -152,6 +152,10 @@ void budgets_free(budget_table *t);
 /* The last line that matches wins; NULL = no budget, which the caller must treat as an error. */
 const budget *budgets_find(const budget_table *t, const char *tap, dsv4_numerics numerics,
                            weights_class weights, rows_class rows);
+/* The same by the text of the weights column: "exact", or "other:" and the format of the routed
+ * experts ("other:IQ2_XXS"). */
+const budget *budgets_find_text(const budget_table *t, const char *tap, dsv4_numerics numerics,
+                                const char *weights, rows_class rows);
 
 /* ==== results.c: the one results model ======================================================= */
 
@@ -168,6 +172,7 @@ typedef struct {
     int64_t worst_position, max_position, max_index;
     double expected, actual; /* at max_abs */
     int64_t nonfinite;
+    int64_t changed;       /* selections that other weights decided otherwise */
     int64_t ties, flips; /* selections or roundings that differ inside the noise */
     int64_t rows_after;  /* rows after a tie or flip, judged by their own budget */
     double rel_l2_after;
@@ -176,6 +181,9 @@ typedef struct {
     char *note;         /* what failed, one sentence; NULL */
     verdict verdict;
     char *replay; /* command line that runs this case and tap alone */
+    bool decode;  /* of a decode case */
+    int64_t context, prefill; /* of the case */
+    dsv4_numerics numerics;
 } result;
 
 typedef struct {
@@ -209,6 +217,8 @@ result *results_add(results *r, const char *case_name, int layer, dsv4_tap_id ta
 bool results_add_vectors(results *r, const char *file, const char *sha256, const char *producer);
 bool results_missing(results *r, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 bool results_note(results *r, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* Does a come before b in data-flow order: by layer, those outside the layers last, then by tap? */
+bool results_flows_before(const result *a, const result *b);
 /* Verdict, counts, worst, first divergence: the first failing item in data-flow order (layer, then
  * tap, then the shorter context). Items outside layers come after all layers. */
 void results_finish(results *r);
@@ -224,9 +234,10 @@ typedef struct {
     dsv4_numerics numerics;
     weights_class weights;
     const budget_table *budgets;
-    const dsv4_config *config; /* of the golden file */
-    const dsv4_model *model;   /* for the router's selection bias; NULL for dumps */
-    const char *taps;          /* glob of taps to compare, NULL = all */
+    const dsv4_config *config;  /* of the golden file */
+    const char *weights_format; /* of other weights: what the routed experts are stored in */
+    const dsv4_model *model;    /* for the router's selection bias; NULL for dumps */
+    const char *taps;           /* glob of taps to compare, NULL = all */
     bool replay;         /* put golden selections and rounded rows in place of ties and flips */
     bool dump;           /* the engine is a recorded run: missing rows are listed, not failed */
     const char *command; /* start of the replay lines: dsv4check layers --model ... */
@@ -251,7 +262,8 @@ const char *tap_block(dsv4_tap_id id);
 
 typedef struct engine engine;
 
-/* name: ref, dump:FILE.h5. model NULL is allowed for dumps. */
+/* name: ref, cpu (the best level of this machine), cpu:LEVEL, dump:FILE.h5. model NULL is allowed
+ * for dumps. */
 dsv4_status engine_open(const char *name, const dsv4_model *model, dsv4_numerics numerics,
                         engine **out, dsv4_error *err);
 /* An engine made of somebody's operator table (a test's, an optimised one's); ops is kept by
@@ -267,6 +279,8 @@ bool engine_is_dump(const engine *e);
  * MTP layer too; chunk: tokens of a prefill block, 0 = the engine's own. */
 dsv4_status engine_run(engine *e, const vec_case *const *cases, const dsv4_taps *const *taps,
                        size_t n, bool mtp, int chunk, dsv4_error *err);
+/* The operator table it computes with; NULL for dumps. */
+const dsv4_ops *engine_ops(const engine *e);
 /* The dump behind a dump engine. */
 const vec_file *engine_dump(const engine *e);
 
@@ -313,7 +327,7 @@ dsv4_status record_cases(engine *e, const dsv4_model *m, const vec_file *f, cons
 
 typedef struct {
     const char *model, *mtp, *engine, *numerics, *mode, *budgets, *case_glob, *tap_glob;
-    const char *json, *junit, *out, *tokens, *positions, *weights_from;
+    const char *json, *junit, *out, *tokens, *positions, *weights_from, *format;
     const char **vectors; /* [n_vectors] */
     size_t n_vectors;
     const char **rest; /* [n_rest] operands */
@@ -331,6 +345,8 @@ dsv4_status options_parse(int argc, char **argv, const char *const *allowed, opt
 void options_free(options *o);
 /* Prints "dsv4check: message" and returns the exit code of the status. */
 int report_failure(dsv4_status status, const dsv4_error *err);
+/* A copy on the heap; NULL on a lack of memory. */
+char *text_copy(const char *s);
 /* The command line as one string, quoted where needed; caller frees. */
 char *command_line(int argc, char **argv);
 
@@ -342,5 +358,7 @@ int cmd_record(int argc, char **argv);
 int cmd_inspect(int argc, char **argv);
 int cmd_list(int argc, char **argv);
 int cmd_bench(int argc, char **argv);
+int cmd_quants(int argc, char **argv);
+int cmd_consistency(int argc, char **argv);
 
 #endif

@@ -3,6 +3,7 @@
  * and what depends on them is judged apart. */
 #include <fnmatch.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -23,6 +24,11 @@ static void *get(judge *j, int64_t count, size_t size, const char *what)
     return p;
 }
 
+const budget *judge_budget(const judge *j, const char *tap, rows_class rows)
+{
+    return budgets_find_text(j->o.budgets, tap, j->o.numerics, j->weights, rows);
+}
+
 int64_t judge_reach(const judge *j, dsv4_tap_id id, int layer, int64_t position)
 {
     if (!dsv4_tap_is_row(id))
@@ -33,13 +39,30 @@ int64_t judge_reach(const judge *j, dsv4_tap_id id, int layer, int64_t position)
 
 /* ---- golden rows --------------------------------------------------------------------------- */
 
+static const char *shape_text(char *text, size_t size, int ndim, const int64_t *shape)
+{
+    if (ndim > 1)
+        snprintf(text, size, "[%lld][%lld]", (long long)shape[0], (long long)shape[1]);
+    else
+        snprintf(text, size, "[%lld]", (long long)shape[0]);
+    return text;
+}
+
+/* Taps that decide how later ones are judged: choices, and rows that are rounded. They are heard
+ * even where the glob leaves them out of the report. */
+static bool decides(dsv4_tap_id id)
+{
+    return dsv4_tap_is_int(id) || dsv4_tap_is_row(id) || id == DSV4_TAP_KV ||
+           id == DSV4_TAP_INDEXER_Q;
+}
+
 slot *judge_open(judge *j, dsv4_tap_id id, int layer)
 {
     if (j->status != DSV4_OK || layer >= j->layers)
         return NULL;
     slot *s = judge_slot(j, layer, id);
     if (s->opened)
-        return s->golden != NULL && !s->skipped ? s : NULL;
+        return s->golden != NULL && (!s->skipped || decides(id)) ? s : NULL;
     s->opened = true;
     s->skipped = j->o.taps != NULL && fnmatch(j->o.taps, dsv4_tap_name(id), 0) != 0;
     dsv4_status status = vec_tap_open(j->golden, j->c, id, layer, &s->golden, &j->err);
@@ -50,14 +73,16 @@ slot *judge_open(judge *j, dsv4_tap_id id, int layer)
     if (s->golden == NULL)
         return NULL;
     const vec_tap *t = s->golden;
-    int64_t shape[2], len;
+    int64_t shape[2];
+    char expected[48], found[48];
     int ndim = dsv4_tap_shape(id, j->o.config, shape);
-    len = shape[0] * (ndim > 1 ? shape[1] : 1);
-    if (shape[0] >= 0 && (t->ndim != ndim || t->row_len != len)) {
+    bool same = t->ndim == ndim && t->shape[0] == shape[0] && (ndim < 2 || t->shape[1] == shape[1]);
+    if (shape[0] >= 0 && !same) {
         fail(j, dsv4_fail(&j->err, DSV4_E_INPUT,
-                          "%s: %s: expected %lld values per position (the model's shape), found "
-                          "%lld",
-                          vec_path(j->golden), t->path, (long long)len, (long long)t->row_len));
+                          "%s: %s: expected %s values per position (the model's shape), found %s",
+                          vec_path(j->golden), t->path,
+                          shape_text(expected, sizeof expected, ndim, shape),
+                          shape_text(found, sizeof found, t->ndim, t->shape)));
         return NULL;
     }
     s->seen = get(j, t->n_rows, 1, "judged rows");
@@ -72,8 +97,8 @@ slot *judge_open(judge *j, dsv4_tap_id id, int layer)
         j->other = get(j, t->row_len, sizeof(float), "a golden row");
         j->scratch = j->expected != NULL && j->other != NULL ? t->row_len : 0;
     }
-    s->jaccard = 1;
-    return j->status == DSV4_OK && !s->skipped ? s : NULL;
+    s->jaccard = s->row_cosine = 1;
+    return j->status == DSV4_OK && (!s->skipped || decides(id)) ? s : NULL;
 }
 
 /* The golden row of a position; -1 = not in the file. */
@@ -162,10 +187,12 @@ static void on_rounded(void *ctx, dsv4_tap_id id, int layer, int64_t position, d
                        int block, const float *before, const float *after, size_t n)
 {
     judge *j = ctx;
-    (void)after;
-    if (layer < 0 || layer >= j->layers || judge_reach(j, id, layer, position) >= j->c->context ||
-        dsv4_rounding_margin(kind, block, before, n) > j->round_noise)
+    if (layer < 0 || layer >= j->layers || judge_reach(j, id, layer, position) >= j->c->context)
         return;
+    if (dsv4_rounding_margin(kind, block, before, n) > j->round_noise) {
+        judge_check_rounding(j, id, layer, kind, before, after, (int64_t)n);
+        return;
+    }
     slot *s = judge_open(j, id, layer);
     int64_t row = s != NULL ? find_row(s->golden, position) : -1;
     if (row >= 0) { /* golden holds the rounded row: the tap itself will tell */
@@ -227,7 +254,7 @@ static void settle_flips(judge *j, slot *s, dsv4_tap_id id, int layer, int64_t p
 /* Scores that a selection was made from, for its margin: golden ones if the file has them, else
  * the engine's own. NULL = neither. */
 static const float *selection_scores(judge *j, dsv4_tap_id id, int layer, int64_t position,
-                                     int64_t *n)
+                                     int64_t *n, bool *engines)
 {
     dsv4_tap_id from =
         id == DSV4_TAP_INDEXER_TOPK ? DSV4_TAP_INDEXER_SCORES : DSV4_TAP_ROUTER_LOGITS;
@@ -247,6 +274,7 @@ static const float *selection_scores(judge *j, dsv4_tap_id id, int layer, int64_
         }
         *n = s->golden->row_len;
     } else if (own->scores != NULL) {
+        *engines = true;
         row = find_row(own->golden, position);
         scores = get(j, own->scores_width, sizeof *scores, "scores");
         if (scores == NULL)
@@ -290,16 +318,19 @@ static void judge_selection(judge *j, slot *s, dsv4_tap_id id, int layer, int64_
     int32_t *e = get(j, k, sizeof *e, "a selection"), *a = get(j, k, sizeof *a, "a selection");
     int64_t n_scores = 0, limit;
     const float *scores = NULL;
+    bool engines = false;
     if (e == NULL || a == NULL)
         goto done;
     for (int64_t i = 0; i < k; i++) {
         e[i] = i < width ? expected[i] : -1;
         a[i] = i < n ? actual[i] : -1;
     }
-    if (s->sets == NULL)
-        s->sets = get(j, s->golden->n_rows * n, sizeof *s->sets, "selections");
-    if (s->sets != NULL)
-        memcpy(s->sets + row * n, actual, (size_t)n * sizeof *actual);
+    if (id == DSV4_TAP_ROUTER_EXPERTS) { /* router_weights are told apart by them */
+        if (s->sets == NULL)
+            s->sets = get(j, s->golden->n_rows * n, sizeof *s->sets, "selections");
+        if (s->sets != NULL)
+            memcpy(s->sets + row * n, actual, (size_t)n * sizeof *actual);
+    }
     limit = id == DSV4_TAP_INDEXER_TOPK ? (position + 1) / 4 : j->o.config->n_routed_experts;
     compare_set r = compare_selection(e, a, (int)k, NULL, limit);
     s->jaccard = r.jaccard < s->jaccard ? r.jaccard : s->jaccard;
@@ -309,16 +340,23 @@ static void judge_selection(judge *j, slot *s, dsv4_tap_id id, int layer, int64_
     bool hash = id == DSV4_TAP_ROUTER_EXPERTS && layer < j->o.config->num_hash_layers;
     double gap = INFINITY;
     if (!hash && r.invalid == 0 && r.duplicates == 0)
-        scores = selection_scores(j, id, layer, position, &n_scores);
+        scores = selection_scores(j, id, layer, position, &n_scores, &engines);
     if (scores != NULL && n_scores > 0) {
         double largest = 0;
         for (int64_t i = 0; i < n_scores; i++)
             largest = fmax(largest, fabs((double)scores[i]));
-        r = compare_selection(e, a, (int)k, scores, n_scores);
-        gap = r.invalid > 0 ? INFINITY : r.gap == 0 ? 0 : r.gap / largest;
+        /* By the engine's own scores its own choice is the best, whatever it is; what counts is how
+         * far golden's choice lies from it. */
+        r = compare_selection(engines ? a : e, engines ? e : a, (int)k, scores, n_scores);
+        gap = r.invalid > 0 || !isfinite(largest) ? INFINITY : r.gap == 0 ? 0 : r.gap / largest;
+    }
+    if (j->o.weights == WEIGHTS_OTHER && r.invalid == 0 && r.duplicates == 0) {
+        s->changed++; /* other weights choose otherwise: that is the format's doing */
+        s->tied[row] = 1;
+        goto done;
     }
     rows_class rows = is_after(j, id, layer, position) ? ROWS_AFTER_FLIP : ROWS_CLEAN;
-    const budget *b = budgets_find(j->o.budgets, "@selection", j->o.numerics, j->o.weights, rows);
+    const budget *b = judge_budget(j, "@selection", rows);
     if (b == NULL || gap > b->fail) {
         s->wrong_sets++;
         if (!(gap <= s->worst_gap) || s->wrong_sets == 1) {
@@ -455,6 +493,16 @@ static void on_tap(void *ctx, dsv4_tap_id id, int layer, int64_t position, void 
                           vec_path(j->golden), s->golden->path, (long long)width, (long long)n));
         return;
     }
+    int64_t visible = (position + 1) / 4; /* scores of rows that are not visible mean nothing */
+    visible = visible < width ? visible : width;
+    if (id == DSV4_TAP_INDEXER_SCORES && n < visible) {
+        fail(j, dsv4_fail(&j->err, DSV4_E_INPUT,
+                          "%s: %s: expected %lld visible rows at position %lld, the engine gives "
+                          "%lld",
+                          vec_path(j->golden), s->golden->path, (long long)visible,
+                          (long long)position, (long long)n));
+        return;
+    }
     s->seen[row] = 1;
     s->n_seen++;
     if (dsv4_tap_is_int(id)) {
@@ -464,15 +512,15 @@ static void on_tap(void *ctx, dsv4_tap_id id, int layer, int64_t position, void 
     float *actual = data;
     if (!read_row(j, s->golden, row, j->expected))
         return;
-    if (id == DSV4_TAP_INDEXER_SCORES) { /* rows that are not visible have no meaning */
-        int64_t visible = (position + 1) / 4;
-        n = visible < width && visible < n ? visible : width < n ? width : n;
-    }
+    if (id == DSV4_TAP_INDEXER_SCORES)
+        n = visible;
+    if (id == DSV4_TAP_ROUTER_WEIGHTS)
+        judge_check_weights(j, layer, find_row(s->golden, position), actual, n);
     if (id == DSV4_TAP_ROUTER_WEIGHTS && !align_weights(j, layer, position, row, actual, n)) {
         s->is_after[row] = 1;
         return;
     }
-    bool later = is_after(j, id, layer, position);
+    bool later = j->o.weights == WEIGHTS_EXACT && is_after(j, id, layer, position);
     if (s->before != NULL && s->tied[row])
         settle_flips(j, s, id, layer, position, row, actual);
     if (id == DSV4_TAP_LOGITS || id == DSV4_TAP_MTP_LOGITS)
@@ -486,9 +534,9 @@ static void on_tap(void *ctx, dsv4_tap_id id, int layer, int64_t position, void 
                              rotated ? j->o.config->qk_rope_head_dim : 0, position);
     s->row_dd[row] = one.nonfinite > 0 ? INFINITY : one.dd;
     s->row_ee[row] = one.ee;
+    s->row_cosine = fmin(s->row_cosine, compare_cosine(&one));
     /* A row that depends on a possible flip and yet agrees is as good as any other. */
-    const budget *b =
-        budgets_find(j->o.budgets, dsv4_tap_name(id), j->o.numerics, j->o.weights, ROWS_CLEAN);
+    const budget *b = judge_budget(j, dsv4_tap_name(id), ROWS_CLEAN);
     if (later && b != NULL && rel <= b->pass)
         later = false;
     s->is_after[row] = later;
@@ -510,8 +558,12 @@ dsv4_status judge_new(const vec_file *golden, const vec_case *c, const judge_opt
     j->layers = o->config->num_hidden_layers;
     j->taps = (dsv4_taps){.ctx = j, .want = wants, .tap = on_tap};
     j->blind = o->dump && o->numerics != DSV4_MATH;
-    const budget *round =
-        budgets_find(o->budgets, "@rounding", o->numerics, o->weights, ROWS_CLEAN);
+    if (o->weights == WEIGHTS_EXACT)
+        snprintf(j->weights, sizeof j->weights, "exact");
+    else
+        snprintf(j->weights, sizeof j->weights, "other:%s",
+                 o->weights_format != NULL ? o->weights_format : "?");
+    const budget *round = judge_budget(j, "@rounding", ROWS_CLEAN);
     if (round != NULL) {
         j->round_noise = round->pass;
         j->taps.rounded = on_rounded;

@@ -3,6 +3,8 @@
 #ifndef DSV4_JUDGE_PRIVATE_H
 #define DSV4_JUDGE_PRIVATE_H
 
+#include <math.h>
+
 #include "harness.h"
 
 /* One tap of one layer. */
@@ -15,10 +17,13 @@ typedef struct {
     double *row_dd, *row_ee; /* [n_rows] */
     uint8_t *is_after;       /* [n_rows] */
     int64_t n_seen, n_extra; /* rows that arrived; rows golden has no place for */
-    int64_t ties, flips, wrong_sets;
+    int64_t ties, flips, wrong_sets, changed;
     double worst_gap; /* of the wrong sets, in units of the largest score */
     int64_t wrong_position;
-    double jaccard; /* lowest */
+    double jaccard;      /* lowest */
+    double row_cosine;   /* lowest cosine of a row */
+    int64_t misrounded;  /* rows that the engine rounded otherwise than the format says */
+    int64_t off_formula; /* router_weights: rows that do not follow from the engine's own logits */
     int32_t *sets;  /* selections of the engine [n_rows][row_len], if ids must be kept */
     uint8_t *tied;  /* [n_rows] */
     float *scores;  /* scores of the engine [n_rows][scores_width], for the margins */
@@ -52,6 +57,7 @@ struct judge {
     float *expected;    /* scratch row */
     float *other;       /* scratch row */
     int64_t scratch;
+    char weights[48];   /* column of the budget table */
     double round_noise; /* @rounding; 0 = no rounding in these numerics */
     int64_t events;
     bool blind; /* qat or deployed without reports of rounding: flips cannot be told apart */
@@ -68,6 +74,24 @@ static inline slot *judge_slot(const judge *j, int layer, dsv4_tap_id id)
 /* The golden side of a tap, opened and checked the first time it is asked for; NULL = not in the
  * file, left out by the glob, or an error (j->status). */
 slot *judge_open(judge *j, dsv4_tap_id id, int layer);
+
+/* The budget of a tap (or of an @ line) for this case's numerics and weights. */
+const budget *judge_budget(const judge *j, const char *tap, rows_class rows);
+
+/* A row's relative L2. */
+static inline double slot_row_rel(const slot *s, int64_t row)
+{
+    double dd = s->row_dd[row], ee = s->row_ee[row];
+    return dd == 0 ? 0 : ee == 0 ? INFINITY : sqrt(dd / ee);
+}
+
+/* blame.c. The checks gather evidence for the blame and decide nothing: a row that the engine rounded;
+ * the engine's router weights of golden row `row`. */
+void judge_check_rounding(judge *j, dsv4_tap_id id, int layer, dsv4_rounding kind,
+                          const float *before, const float *after, int64_t n);
+void judge_check_weights(judge *j, int layer, int64_t row, const float *weights, int64_t n);
+/* Which block a failing tap points to. */
+const char *judge_blame(const judge *j, const slot *s, dsv4_tap_id id, int layer);
 
 /* Last position that a row (or token) of a tap depends on. */
 int64_t judge_reach(const judge *j, dsv4_tap_id id, int layer, int64_t position);

@@ -3,6 +3,8 @@
 #include <string.h>
 
 #include "harness.h"
+#include "kernels.h"
+#include "recipes.h"
 
 static const struct {
     const char *name;
@@ -10,10 +12,16 @@ static const struct {
     const char *what;
 } commands[] = {
     {"layers", cmd_layers, "compare every tap of every layer with golden vectors"},
+    {"quants", cmd_quants, "check weight formats against golden blocks"},
     {"diff", cmd_diff, "compare two dumps or vector files"},
     {"record", cmd_record, "run an engine and write what it computes as a dump"},
+    {"convert", cmd_convert, "release, GGUF and MLX into each other, lossless where types allow"},
+    {"quantize", cmd_quantize, "make a weight file by a published recipe"},
+    {"synth", cmd_synth, "make a valid model file of any shape from seeded random blocks"},
     {"inspect", cmd_inspect, "show what a model or a vector file holds"},
     {"list", cmd_list, "cases, taps, engines, formats, budgets"},
+    {"consistency", cmd_consistency, "chunked = one shot, decode = prefill, restore, run to run"},
+    {"kernels", cmd_kernels, "compare every operator of a CPU level with the scalar one"},
     {"bench", cmd_bench, "tokens per second, time per operator, memory"},
 };
 
@@ -24,6 +32,15 @@ static void usage(FILE *out)
         fprintf(out, "  %-10s %s\n", commands[i].name, commands[i].what);
     fprintf(out, "\nexit codes: 0 passed, 1 a conformance failure, 2 bad usage or input, 3 the "
                  "machine failed\n");
+}
+
+/* What was printed must have arrived, or the run is worth nothing. */
+static int flushed(int code)
+{
+    if ((fflush(stdout) == 0 && !ferror(stdout)) || code >= DSV4_E_INPUT)
+        return code;
+    fprintf(stderr, "dsv4check: cannot write to standard output\n");
+    return DSV4_E_MACHINE;
 }
 
 int main(int argc, char **argv)
@@ -42,7 +59,7 @@ int main(int argc, char **argv)
     }
     for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
         if (strcmp(argv[1], commands[i].name) == 0)
-            return commands[i].run(argc - 1, argv + 1);
+            return flushed(commands[i].run(argc - 1, argv + 1));
     fprintf(stderr, "dsv4check: unknown command '%s' (dsv4check --help lists them)\n", argv[1]);
     return DSV4_E_INPUT;
 }

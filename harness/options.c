@@ -24,6 +24,7 @@ static const struct {
     {"taps", TEXT, offsetof(options, tap_glob)},
     {"json", TEXT, offsetof(options, json)},
     {"junit", TEXT, offsetof(options, junit)},
+    {"format", TEXT, offsetof(options, format)},
     {"out", TEXT, offsetof(options, out)},
     {"tokens", TEXT, offsetof(options, tokens)},
     {"positions", TEXT, offsetof(options, positions)},
@@ -91,6 +92,9 @@ dsv4_status options_parse(int argc, char **argv, const char *const *allowed, opt
     while (status == DSV4_OK && (c = getopt_long(argc, argv, ":", list, &index)) != -1) {
         if (c == ':')
             status = dsv4_fail(err, DSV4_E_INPUT, "%s needs a value", argv[optind - 1]);
+        else if (c == '?' && optopt >= ' ')
+            status =
+                dsv4_fail(err, DSV4_E_INPUT, "dsv4check %s does not know -%c", argv[0], optopt);
         else if (c == '?' || !takes(allowed, known[c].name))
             status = dsv4_fail(err, DSV4_E_INPUT, "dsv4check %s does not know %s", argv[0],
                                argv[optind - 1]);
@@ -122,6 +126,14 @@ int report_failure(dsv4_status status, const dsv4_error *err)
 {
     fprintf(stderr, "dsv4check: %s\n", err->text);
     return (int)status;
+}
+
+char *text_copy(const char *s)
+{
+    char *copy = dsv4_alloc(strlen(s) + 1, 1, "text", NULL);
+    if (copy != NULL)
+        strcpy(copy, s);
+    return copy;
 }
 
 char *command_line(int argc, char **argv)

@@ -231,25 +231,26 @@ void encoding_bytes(const encoding *e, int64_t rows, int64_t cols, uint64_t byte
  * rest; "release" is the official types themselves, for synthetic files. */
 static const recipe recipes[] = {
     {"q2", "IQ2_XXS gate and up, Q2_K down, Q8_0 attention", TO_GGUF, 19, 1,
-     TYPES(F16, Q8_0, IQ2_XXS, Q2_K, Q8_0, Q8_0, Q8_0, Q8_0, F16, F16, F16, F16, F16)},
+     TYPES(F16, Q8_0, IQ2_XXS, Q2_K, Q8_0, Q8_0, Q8_0, Q8_0, F16, F16, F16, F16, F16), "q4"},
     {"q4", "Q4_K experts, Q8_0 attention", TO_GGUF, 15, 1,
-     TYPES(F16, Q8_0, Q4_K, Q4_K, Q8_0, Q8_0, Q8_0, Q8_0, F16, F16, F16, F16, F16)},
+     TYPES(F16, Q8_0, Q4_K, Q4_K, Q8_0, Q8_0, Q8_0, Q8_0, F16, F16, F16, F16, F16), NULL},
     {"q8", "Q8_0 experts and attention", TO_GGUF, 7, 1,
-     TYPES(F16, Q8_0, Q8_0, Q8_0, Q8_0, Q8_0, Q8_0, Q8_0, F16, F16, F16, F16, F16)},
+     TYPES(F16, Q8_0, Q8_0, Q8_0, Q8_0, Q8_0, Q8_0, Q8_0, F16, F16, F16, F16, F16), NULL},
     {"f16", "F16 matrices", TO_GGUF, 1, 1,
-     TYPES(F16, F16, F16, F16, F16, F16, F16, F16, F16, F16, F16, F16, F16)},
+     TYPES(F16, F16, F16, F16, F16, F16, F16, F16, F16, F16, F16, F16, F16), NULL},
     {"bf16", "BF16 matrices", TO_GGUF, 32, 1,
-     TYPES(BF16, BF16, BF16, BF16, BF16, BF16, BF16, BF16, BF16, BF16, F32, BF16, F32)},
+     TYPES(BF16, BF16, BF16, BF16, BF16, BF16, BF16, BF16, BF16, BF16, F32, BF16, F32), NULL},
     {"f32", "F32", TO_GGUF, 0, 1,
-     TYPES(F32, F32, F32, F32, F32, F32, F32, F32, F32, F32, F32, F32, F32)},
+     TYPES(F32, F32, F32, F32, F32, F32, F32, F32, F32, F32, F32, F32, F32), NULL},
     {"iq1", "IQ1_S matrices, in two shards", TO_GGUF, 24, 2,
-     TYPES(Q2_K, Q5_K, IQ1_S, IQ1_S, IQ1_S, IQ1_S, IQ1_S, IQ1_S, IQ1_S, IQ1_S, IQ1_S, F32, IQ1_S)},
+     TYPES(Q2_K, Q5_K, IQ1_S, IQ1_S, IQ1_S, IQ1_S, IQ1_S, IQ1_S, IQ1_S, IQ1_S, IQ1_S, F32, IQ1_S),
+     "q4"},
     {"mlx4", "MLX affine, 4 bits, groups of 32", TO_MLX, 0, 1,
-     TYPES(MLX4, MLX4, MLX4, MLX4, MLX4, MLX4, MLX4, MLX4, MLX4, MLX4, F32, BF16, F32)},
+     TYPES(MLX4, MLX4, MLX4, MLX4, MLX4, MLX4, MLX4, MLX4, MLX4, MLX4, F32, BF16, F32), NULL},
     {"mlx8", "MLX affine, 8 bits, groups of 32", TO_MLX, 0, 1,
-     TYPES(MLX8, MLX8, MLX8, MLX8, MLX8, MLX8, MLX8, MLX8, MLX8, MLX8, F32, BF16, F32)},
+     TYPES(MLX8, MLX8, MLX8, MLX8, MLX8, MLX8, MLX8, MLX8, MLX8, MLX8, F32, BF16, F32), NULL},
     {"release", "the official types: FP4 experts, FP8 attention", TO_RELEASE, 0, 1,
-     TYPES(BF16, BF16, FP4, FP4, FP8, FP8, FP8, FP8, FP8, BF16, F32, BF16, F32)},
+     TYPES(BF16, BF16, FP4, FP4, FP8, FP8, FP8, FP8, FP8, BF16, F32, BF16, F32), NULL},
 };
 
 const recipe *recipe_at(size_t i)
@@ -283,6 +284,8 @@ static dsv4_type smaller_block(dsv4_type t)
 
 encoding recipe_encoding(const recipe *r, const weight *w)
 {
+    if (r->mtp != NULL && strncmp(w->name, "mtp.", 4) == 0)
+        r = recipe_find(r->mtp);
     encoding e = {.type = r->types[w->kind]};
     if (r->to == TO_RELEASE) {
         if (w->kind == W_NORM)

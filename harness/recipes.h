@@ -74,12 +74,22 @@ typedef struct {
     int file_type; /* GGUF's general.file_type */
     int shards;
     dsv4_type types[W_CLASS_COUNT];
+    const char *mtp; /* recipe of the MTP layer in a file of its own; NULL = this one */
 } recipe;
 
 const recipe *recipe_find(const char *name); /* NULL = unknown */
 const recipe *recipe_at(size_t i);           /* NULL = past the end */
 /* The encoding a recipe gives a weight; types whose blocks do not divide its rows fall back. */
 encoding recipe_encoding(const recipe *r, const weight *w);
+
+/* ==== threads (share_work.c) ================================================================ */
+
+int threads_of_machine(void);
+/* Calls one(ctx, i) for every i < count on up to `threads` threads, the caller's among them. After
+ * a failure no new piece is begun; the failure with the lowest number is reported. */
+dsv4_status share_work(int threads, int64_t count,
+                       dsv4_status (*one)(void *ctx, int64_t i, dsv4_error *err), void *ctx,
+                       dsv4_error *err);
 
 /* ==== importance (recipes_imatrix.c) ======================================================== */
 
@@ -93,6 +103,36 @@ size_t imatrix_entries(const imatrix *m);
 dsv4_status imatrix_find(const imatrix *m, const char *gguf_name, int64_t e, int64_t experts,
                          int64_t cols, const float **out, dsv4_error *err);
 
+/* ==== scales that values do not tell (recipes_scales.c) ====================================== */
+
+/* A block of FP8 or FP4 sometimes has two scales that hold its values exactly; a release's choice
+ * is lost in BF16 or F32. Such blocks are few: they travel as notes "name:index:code" (index in the
+ * scale tensor, e8m0 code) in GGUF's metadata or MLX's config.json, so that the way back gives the
+ * release's bytes. */
+#define SCALE_NOTES_KEY "dsv4check.release.scales"
+
+typedef struct {
+    char name[96];
+    int64_t index;
+    uint8_t code;
+} scale_note;
+
+typedef struct {
+    scale_note *items; /* by name, then index */
+    size_t count, capacity;
+} scale_notes;
+
+/* Notes of all FP8 and FP4 weights that the encodings do not keep as they are. */
+dsv4_status scale_notes_collect(const weight_list *l, const encoding *encodings, int threads,
+                                scale_notes *out, dsv4_error *err);
+/* The notes that a model carries; none is no error. */
+dsv4_status scale_notes_read(const dsv4_model *m, scale_notes *out, dsv4_error *err);
+void scale_notes_free(scale_notes *n);
+/* Corrects encoded rows [first, first + rows) of matrix `name`: where a note's scale holds the
+ * values, it is taken. x: [rows][cols] */
+void scale_notes_apply(const scale_notes *n, const char *name, dsv4_type type, const float *x,
+                       int64_t first, int64_t rows, int64_t cols, uint8_t *data, uint8_t *scale);
+
 /* ==== making the bytes of a matrix (recipes_encode.c, cmd_synth.c) =========================== */
 
 /* Where the bytes go: part, offset from the start of the matrix, bytes. */
@@ -104,7 +144,8 @@ typedef struct {
 
 typedef struct {
     void *ctx;
-    /* Matrix e of w in the encoding, part by part, in any order. */
+    /* Matrix e of w in the encoding, part by part, in any order; called from several threads at
+     * once if the output's `threads` says so. */
     dsv4_status (*make)(void *ctx, const weight *w, int64_t e, const encoding *to,
                         const byte_sink *sink, dsv4_error *err);
 } weight_maker;
@@ -116,10 +157,12 @@ typedef struct {
     const imatrix *importance; /* or NULL */
     bool energy;               /* without importance: the columns' summed squares, not ones */
     bool exact;                /* refuse an encoding that changes a value */
+    const scale_notes *notes;  /* or NULL */
 } encoder;
 weight_maker encoder_maker(encoder *e);
 /* Whether every matrix of the weight keeps its values in the encoding. */
-dsv4_status weight_is_exact(const weight *w, const encoding *to, bool *exact, dsv4_error *err);
+dsv4_status weight_is_exact(const weight *w, const encoding *to, int threads, bool *exact,
+                            dsv4_error *err);
 
 /* ==== writers ================================================================================ */
 
@@ -142,11 +185,19 @@ typedef struct {
     const encoding *encodings; /* [weights.count] */
     weight_maker maker;
     int file_type, shards;
+    int threads;              /* 0 = 1 */
+    const scale_notes *notes; /* to be written with the file, or NULL */
     const char *imatrix_path;
     size_t imatrix_entries;
     bool progress;
     uint64_t written; /* out: bytes */
 } model_output;
+
+/* Makes every matrix of the output: sink_of gives the place of matrix e of weight i, in `room`
+ * (64 bytes that live as long as the sink is used). */
+dsv4_status make_all(const model_output *o,
+                     byte_sink (*sink_of)(void *writer, size_t i, int64_t e, void *room),
+                     void *writer, dsv4_error *err);
 
 /* A GGUF file, or `shards` of them named PATH-00001-of-0000N.gguf. */
 dsv4_status write_gguf(const char *path, model_output *o, dsv4_error *err);

@@ -161,7 +161,7 @@ static bool same_values(const job *j, int64_t n)
     return true;
 }
 
-static dsv4_status encode_rows(job *j, int64_t n)
+static dsv4_status encode_rows(job *j, int64_t first, int64_t n)
 {
     const dsv4_format *f = dsv4_format_of(j->to.type);
     dsv4_encoded out = {
@@ -176,6 +176,12 @@ static dsv4_status encode_rows(job *j, int64_t n)
                          "%s: tensor %s: %s is a format this program reads "
                          "but does not write",
                          j->enc->model, j->w->name, f->name);
+    if (j->enc->notes != NULL && (j->to.type == DSV4_FP8 || j->to.type == DSV4_FP4)) {
+        char name[96];
+        weight_name(j->w, j->e, name);
+        scale_notes_apply(j->enc->notes, name, j->to.type, j->values, first, n, j->w->cols,
+                          j->parts[PART_DATA], j->parts[PART_SCALE]);
+    }
     if (j->enc->exact && j->is_exact)
         j->is_exact = same_values(j, n);
     return DSV4_OK;
@@ -253,7 +259,7 @@ static dsv4_status make_strips(job *j)
         if (kind != COPY_NONE)
             copy_rows(j, kind, first, n, (size_t)row[PART_DATA]);
         else
-            status = encode_rows(j, n);
+            status = encode_rows(j, first, n);
         encoding_bytes(&j->to, first, j->w->cols, before);
         encoding_bytes(&j->to, n, j->w->cols, now);
         for (int p = 0; p < PART_COUNT && status == DSV4_OK && j->is_exact; p++)
@@ -333,20 +339,42 @@ static dsv4_status put_nowhere(void *ctx, int part, uint64_t offset, const void 
     return DSV4_OK;
 }
 
-dsv4_status weight_is_exact(const weight *w, const encoding *to, bool *exact, dsv4_error *err)
+typedef struct {
+    const weight *w;
+    const encoding *to;
+    bool *exact; /* [matrices] */
+} exactness;
+
+/* A matrix that is not exact stops the others, as a failure does; the caller tells them apart. */
+static dsv4_status try_one(void *ctx, int64_t e, dsv4_error *err)
 {
-    const encoder enc = {.model = "model", .exact = true};
-    const byte_sink sink = {.put = put_nowhere};
+    static const encoder enc = {.model = "model", .exact = true};
+    static const byte_sink sink = {.put = put_nowhere};
+    const exactness *x = ctx;
+    x->exact[e] = true;
+    if (copy_of(&x->w->views[e], x->to) != COPY_NONE)
+        return DSV4_OK;
+    dsv4_status status = make_matrix(&enc, x->w, e, x->to, &sink, &x->exact[e], err);
+    return status == DSV4_OK && !x->exact[e] ? DSV4_E_INPUT : status;
+}
+
+dsv4_status weight_is_exact(const weight *w, const encoding *to, int threads, bool *exact,
+                            dsv4_error *err)
+{
     const dsv4_format *f = dsv4_format_of(to->type);
     int64_t n = w->experts > 0 ? w->experts : 1;
     *exact =
         w->cols % f->block == 0 && f->encode != NULL && (to->type != DSV4_FP4 || w->cols % 32 == 0);
-    for (int64_t e = 0; e < n && *exact; e++) {
-        if (copy_of(&w->views[e], to) != COPY_NONE)
-            continue;
-        dsv4_status status = make_matrix(&enc, w, e, to, &sink, exact, err);
-        if (status != DSV4_OK)
-            return status;
-    }
-    return DSV4_OK;
+    if (!*exact)
+        return DSV4_OK;
+    exactness x = {w, to, dsv4_alloc((size_t)n, sizeof(bool), "flags", err)};
+    if (x.exact == NULL)
+        return DSV4_E_MACHINE;
+    for (int64_t e = 0; e < n; e++)
+        x.exact[e] = true; /* those not begun say nothing */
+    dsv4_status status = share_work(threads, n, try_one, &x, err);
+    for (int64_t e = 0; e < n; e++)
+        *exact = *exact && x.exact[e];
+    free(x.exact);
+    return *exact ? status : DSV4_OK;
 }

@@ -38,6 +38,8 @@ static bool wants(void *ctx, dsv4_tap_id id, int layer, int64_t position)
         return false;
     if (dsv4_tap_is_row(id))
         return true;
+    if (r->c->decode && id == DSV4_TAP_STREAMS && position < r->c->prefill)
+        return false; /* of decode steps only */
     for (int64_t i = 0; i < r->n_positions; i++)
         if (r->positions[i] == position)
             return true;
@@ -174,6 +176,8 @@ dsv4_status parse_positions(const char *list, int64_t context, int64_t **out, in
         return DSV4_OK;
     }
     int64_t last = -1;
+    if (*list == '\0')
+        return dsv4_fail(err, DSV4_E_INPUT, "--positions: expected numbers, found nothing");
     for (const char *p = list; *p != '\0';) {
         char *end;
         long long a = strtoll(p, &end, 10), b = a;

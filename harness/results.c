@@ -169,13 +169,39 @@ static double used(const result *item)
     return item->rel_l2 > 0 ? INFINITY : 0;
 }
 
-/* Whether a comes before b in data-flow order: by layer, those outside the layers last, then by
- * tap. Items of the same place keep their order, the shorter context first. */
-static bool flows_before(const result *a, const result *b)
+/* Items of the same place keep their order, the shorter context first. */
+bool results_flows_before(const result *a, const result *b)
 {
     int layer_a = a->layer < 0 ? INT32_MAX : a->layer,
         layer_b = b->layer < 0 ? INT32_MAX : b->layer;
     return layer_a != layer_b ? layer_a < layer_b : a->tap < b->tap;
+}
+
+/* Does a prefill item (or any, if decode_too) of these numerics hold the verdict, in a case of more
+ * than `context` tokens? */
+static bool any(const results *r, dsv4_numerics numerics, bool decode_too, verdict v,
+                int64_t context)
+{
+    for (size_t i = 0; i < r->count; i++) {
+        const result *item = &r->items[i];
+        if (item->numerics == numerics && (decode_too || !item->decode) && item->verdict == v &&
+            item->context > context)
+            return true;
+    }
+    return false;
+}
+
+/* What only the sum of all cases tells about a failing item. */
+static void settle_block(const results *r, result *item)
+{
+    /* Prompts come out right, longer ones too: what is wrong is what a decode step finds. */
+    if (item->decode && any(r, item->numerics, false, VERDICT_PASS, item->prefill) &&
+        !any(r, item->numerics, false, VERDICT_FAIL, 0))
+        item->block = "state";
+    /* The same engine passes all that is not rounded: what is wrong is the rounding. */
+    else if (item->numerics != DSV4_MATH && any(r, DSV4_MATH, true, VERDICT_PASS, 0) &&
+             !any(r, DSV4_MATH, true, VERDICT_FAIL, 0))
+        item->block = "quant";
 }
 
 void results_finish(results *r)
@@ -191,8 +217,10 @@ void results_finish(results *r)
         if (!r->worst || used(item) > used(r->worst) ||
             (used(item) == used(r->worst) && item->verdict > r->worst->verdict))
             r->worst = item;
+        if (item->verdict == VERDICT_FAIL)
+            settle_block(r, &r->items[i]);
         if (item->verdict == VERDICT_FAIL &&
-            (!r->first_divergence || flows_before(item, r->first_divergence)))
+            (!r->first_divergence || results_flows_before(item, r->first_divergence)))
             r->first_divergence = item;
     }
 }

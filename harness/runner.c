@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "diagnose.h"
 #include "reports/reports.h"
 #include "runner.h"
 
@@ -86,6 +87,7 @@ static dsv4_status new_judge(pool *p, size_t index, bool replay, dsv4_error *err
     judge_options jo = {
         .numerics = p->o->numerics,
         .weights = p->o->weights,
+        .weights_format = p->o->weights_format,
         .budgets = p->o->budgets,
         .config = p->config,
         .model = p->o->model,
@@ -163,7 +165,7 @@ dsv4_status run_cases(const vec_file *golden, const dsv4_config *config, const r
 {
     enum { MAX_THREADS = 64 };
     pool p = {.golden = golden, .config = config, .o = o};
-    size_t n = vec_case_count(golden);
+    size_t n = vec_case_count(golden), added = out->count;
     pthread_t threads[MAX_THREADS];
     int started = 0, wanted = o->threads < MAX_THREADS ? o->threads : MAX_THREADS;
     pthread_mutex_init(&p.lock, NULL);
@@ -190,6 +192,8 @@ dsv4_status run_cases(const vec_file *golden, const dsv4_config *config, const r
         else if (!results_missing(out, "%s", vec_case_at(golden, i)->name))
             status = dsv4_fail(err, DSV4_E_MACHINE, "out of memory for results");
     }
+    if (status == DSV4_OK)
+        status = diagnose(golden, config, o, out, added, err);
 done:
     for (size_t i = 0; p.judges != NULL && i < n; i++)
         judge_free(p.judges[i]);

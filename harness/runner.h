@@ -9,6 +9,7 @@ typedef struct {
     const dsv4_model *model; /* NULL for dumps */
     dsv4_numerics numerics;
     weights_class weights;
+    const char *weights_format; /* of other weights */
     const budget_table *budgets;
     const char *case_glob, *tap_glob;
     const char *command; /* start of the replay lines */
@@ -33,6 +34,11 @@ dsv4_status file_config(const vec_file *f, dsv4_config *out, dsv4_error *err);
 
 /* Every weight of the model must be a finite number; names the first tensor that is not. */
 dsv4_status check_weights(const dsv4_model *m, dsv4_error *err);
+
+/* affine.c: the groups of an MLX model must hold zero; one result per layer, case "weights". A model
+ * without affine weights adds none. */
+dsv4_status check_affine(const dsv4_model *m, const budget_table *budgets, results *out,
+                         dsv4_error *err);
 
 /* Text on the terminal, JSON and JUnit where asked for; returns the exit code. */
 int finish_run(results *r, const options *o, double started);

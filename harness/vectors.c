@@ -322,7 +322,7 @@ done:
 /* ---- files ---------------------------------------------------------------------------------- */
 
 /* Refuses what cannot be an HDF5 file before the library sees it. */
-static dsv4_status check_path(const char *path, dsv4_error *err)
+dsv4_status vec_check_path(const char *path, dsv4_error *err)
 {
     struct stat info;
     if (stat(path, &info) != 0) {
@@ -355,13 +355,13 @@ static dsv4_status check_path(const char *path, dsv4_error *err)
 }
 
 /* Opens the file for reading; no file locks, so that read-only and network folders work. */
-static dsv4_status open_library(vec_file *f, dsv4_error *err)
+dsv4_status vec_open_library(vec_file *f, const char *schema, dsv4_error *err)
 {
     htri_t is_hdf5 = H5Fis_hdf5(f->path);
     if (is_hdf5 == 0)
         return dsv4_fail(err, DSV4_E_INPUT,
                          "%s: expected an HDF5 file of schema %s, found no HDF5 signature", f->path,
-                         VEC_SCHEMA);
+                         schema);
     hid_t access = H5Pcreate(H5P_FILE_ACCESS);
     if (access < 0)
         return vec_hdf5_failure(f->path, NULL, "cannot prepare opening", DSV4_E_MACHINE, err);
@@ -381,7 +381,7 @@ static dsv4_status open_library(vec_file *f, dsv4_error *err)
 dsv4_status vec_open(const char *path, vec_file **out, dsv4_error *err)
 {
     *out = NULL;
-    dsv4_status status = check_path(path, err);
+    dsv4_status status = vec_check_path(path, err);
     if (status != DSV4_OK)
         return status;
     vec_file *f = dsv4_alloc(1, sizeof *f, "vector file", err);
@@ -394,7 +394,7 @@ dsv4_status vec_open(const char *path, vec_file **out, dsv4_error *err)
         return DSV4_E_MACHINE;
     }
     vec_lock();
-    status = open_library(f, err);
+    status = vec_open_library(f, VEC_SCHEMA, err);
     if (status == DSV4_OK)
         status = read_root_attributes(f, err);
     if (status == DSV4_OK)

@@ -68,6 +68,13 @@ const char *vec_shape_text(char *text, size_t size, int ndim, const int64_t *sha
 /* True when values ascend strictly inside [low, high); else *at is the first offender. */
 bool vec_ascending(const int64_t *values, int64_t n, int64_t low, int64_t high, int64_t *at);
 
+/* Refuses a path that is no readable, non-empty regular file. Needs no lock. */
+dsv4_status vec_check_path(const char *path, dsv4_error *err);
+
+/* Opens f->path for reading into f->id; `schema` is for the message. No file locks, so that
+ * read-only and network folders work. */
+dsv4_status vec_open_library(vec_file *f, const char *schema, dsv4_error *err);
+
 /* ---- objects -------------------------------------------------------------------------------- */
 
 /* What a dataset looks like, as far as this schema goes. */

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -360,6 +361,11 @@ dsv4_status vec_writer_new(const char *path, const vec_writer_info *info, vec_wr
     if (!w->temporary)
         goto done;
     snprintf(w->temporary, n, "%s.tmp", path);
+    struct stat target;
+    if (stat(path, &target) == 0 && !S_ISREG(target.st_mode)) { /* renaming would replace it */
+        status = dsv4_fail(err, DSV4_E_MACHINE, "%s: cannot write it: no regular file", path);
+        goto done;
+    }
     /* The library's own message for this is long: ask the system first. */
     FILE *probe = fopen(w->temporary, "wb");
     if (!probe) {

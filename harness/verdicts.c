@@ -52,12 +52,6 @@ static int by_value(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-static double row_rel(const slot *s, int64_t row)
-{
-    double dd = s->row_dd[row], ee = s->row_ee[row];
-    return dd == 0 ? 0 : ee == 0 ? INFINITY : sqrt(dd / ee);
-}
-
 /* The middle row; of an even number the lower of the two in the middle. */
 static double median_row(judge *j, const slot *s)
 {
@@ -69,7 +63,7 @@ static double median_row(judge *j, const slot *s)
     }
     for (int64_t i = 0; i < s->golden->n_rows; i++)
         if (s->seen[i])
-            values[n++] = row_rel(s, i);
+            values[n++] = slot_row_rel(s, i);
     qsort(values, (size_t)n, sizeof *values, by_value);
     double median = n > 0 ? values[(n - 1) / 2] : 0;
     free(values);
@@ -99,38 +93,6 @@ static double worst_weighty_row(const slot *s, int64_t *position)
         }
     }
     return worst;
-}
-
-/* What a wrong tap says of the block, beyond its name: only the rotated columns differ, or all
- * positions but the first one do. */
-static const char *blame(const judge *j, const slot *s, dsv4_tap_id id, int layer)
-{
-    const char *block = tap_block(id);
-    const compare_sums *c = &s->clean;
-    bool rotated = id == DSV4_TAP_Q || id == DSV4_TAP_KV || id == DSV4_TAP_COMPRESSED_KV ||
-                   id == DSV4_TAP_INDEXER_Q || id == DSV4_TAP_INDEXER_KV;
-    if (rotated && c->tail_dd > 0 && c->head_dd < 1e-6 * c->tail_dd)
-        return "rope";
-    if (id >= DSV4_TAP_ROUTER_LOGITS && id <= DSV4_TAP_ROUTER_WEIGHTS && layer >= 0 &&
-        layer < j->o.config->num_hash_layers && id != DSV4_TAP_ROUTER_LOGITS)
-        return "hash";
-    /* The inverse rotation lies between attn_heads and o_lora and does nothing at position 0. */
-    if (id == DSV4_TAP_O_LORA && s->golden->n_rows > 1 && s->golden->positions[0] == 0 &&
-        s->seen[0] && s->seen[1]) {
-        const budget *b =
-            budgets_find(j->o.budgets, dsv4_tap_name(id), j->o.numerics, j->o.weights, ROWS_CLEAN);
-        slot *heads = judge_slot(j, layer, DSV4_TAP_ATTN_HEADS);
-        if (b != NULL && heads->golden != NULL && heads->n_seen > 0 && row_rel(s, 0) <= b->fail)
-            return "rope";
-    }
-    /* In layer 0 the streams are copies of the embedding row: collapsed is a multiple of it,
-     * whatever the gates. Another direction means another embedding. */
-    if (layer == 0 && id <= DSV4_TAP_HC_ATTN_COLLAPSED) {
-        const slot *x = judge_slot(j, 0, DSV4_TAP_HC_ATTN_COLLAPSED);
-        if (x->golden != NULL && x->clean.rows > 0 && compare_cosine(&x->clean) < 1 - 1e-9)
-            return "embed";
-    }
-    return block;
 }
 
 static bool set_note(judge *j, result *r, const char *fmt, ...)
@@ -170,7 +132,9 @@ static dsv4_status finish_slot(judge *j, slot *s, dsv4_tap_id id, int layer, res
 
     if ((t->n_rows == 0 || t->row_len == 0) && s->n_extra == 0)
         return DSV4_OK; /* no row exists yet, and the engine made none */
-    if (s->n_seen == 0 && j->o.dump) {
+    /* A model may come without its MTP layer: its taps are missing, not wrong. */
+    bool no_mtp = id == DSV4_TAP_MTP_LOGITS && j->o.model != NULL && j->o.model->mtp == NULL;
+    if (s->n_seen == 0 && (j->o.dump || no_mtp)) {
         if (!results_missing(out, "%s/%s", j->c->name, where))
             return DSV4_E_MACHINE;
         return DSV4_OK;
@@ -178,13 +142,14 @@ static dsv4_status finish_slot(judge *j, slot *s, dsv4_tap_id id, int layer, res
     result *r = results_add(out, j->c->name, layer, id);
     if (r == NULL)
         return dsv4_fail(&j->err, DSV4_E_MACHINE, "out of memory for results");
-    const budget *clean = budgets_find(j->o.budgets, name, j->o.numerics, j->o.weights, ROWS_CLEAN);
-    const budget *after =
-        budgets_find(j->o.budgets, name, j->o.numerics, j->o.weights, ROWS_AFTER_FLIP);
-    const budget *element =
-        budgets_find(j->o.budgets, "@element", j->o.numerics, j->o.weights, ROWS_CLEAN);
-    const budget *rows =
-        budgets_find(j->o.budgets, "@row", j->o.numerics, j->o.weights, ROWS_CLEAN);
+    r->decode = j->c->decode;
+    r->context = j->c->context;
+    r->prefill = j->c->prefill;
+    r->numerics = j->o.numerics;
+    const budget *clean = judge_budget(j, name, ROWS_CLEAN);
+    const budget *after = judge_budget(j, name, ROWS_AFTER_FLIP);
+    const budget *element = judge_budget(j, "@element", ROWS_CLEAN);
+    const budget *rows = judge_budget(j, "@row", ROWS_CLEAN);
     if (clean == NULL || element == NULL || rows == NULL)
         return dsv4_fail(&j->err, DSV4_E_INPUT,
                          "budgets: no line for tap %s, numerics %s: a tap without a budget cannot "
@@ -210,6 +175,7 @@ static dsv4_status finish_slot(judge *j, slot *s, dsv4_tap_id id, int layer, res
     r->actual = (double)all.max_actual;
     r->cosine = dsv4_tap_is_int(id) ? s->jaccard : compare_cosine(&all);
     r->nonfinite = all.nonfinite;
+    r->changed = s->changed;
     r->ties = s->ties;
     r->flips = s->flips;
     r->budget = clean->pass;
@@ -284,9 +250,9 @@ static dsv4_status finish_slot(judge *j, slot *s, dsv4_tap_id id, int layer, res
         r->note = NULL;
         noted = set_note(j, r, "within the reach of one rounding flip; a dump does not tell which");
     }
-    r->block = r->verdict == VERDICT_FAIL ? blame(j, s, id, layer) : tap_block(id);
-    if (layer >= 0 && layer < j->o.config->num_hash_layers && strcmp(r->block, "router") == 0 &&
-        id != DSV4_TAP_ROUTER_LOGITS)
+    r->block = r->verdict == VERDICT_FAIL ? judge_blame(j, s, id, layer) : tap_block(id);
+    if (layer >= 0 && layer < j->o.config->num_hash_layers && r->verdict != VERDICT_FAIL &&
+        strcmp(r->block, "router") == 0 && id != DSV4_TAP_ROUTER_LOGITS)
         r->block = "hash";
     if (!noted || j->status != DSV4_OK)
         return dsv4_fail(&j->err, DSV4_E_MACHINE, "out of memory for results");
@@ -311,7 +277,7 @@ dsv4_status judge_finish(judge *j, results *out, dsv4_error *err)
                 continue;
             slot *s =
                 judge_open(j, (dsv4_tap_id)id, l); /* the engine may never have spoken of it */
-            if (s != NULL)
+            if (s != NULL && !s->skipped)
                 j->status = finish_slot(j, s, (dsv4_tap_id)id, l, out);
         }
     if (j->status == DSV4_OK && out->count > before)

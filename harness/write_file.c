@@ -1,11 +1,16 @@
-/* write_file.c - output files under temporary names, renamed when everything is written. */
+/* write_file.c - output files under temporary names, renamed when everything is written, and the
+ * loop over the matrices that fill them. */
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include "harness.h"
 #include "recipes.h"
 
 struct out_file {
@@ -31,6 +36,10 @@ static void free_file(out_file *f)
 dsv4_status out_file_new(const char *path, uint64_t bytes, out_file **out, dsv4_error *err)
 {
     size_t n = strlen(path) + 32;
+    struct stat info;
+    /* A rename would put a file in the place of a device or a pipe. */
+    if (stat(path, &info) == 0 && !S_ISREG(info.st_mode))
+        return dsv4_fail(err, DSV4_E_INPUT, "%s: is there already and is no regular file", path);
     out_file *f = dsv4_alloc(1, sizeof *f, "an output file", err);
     if (f == NULL)
         return DSV4_E_MACHINE;
@@ -120,5 +129,60 @@ dsv4_status out_files_commit(out_file **files, size_t n, dsv4_error *err)
             out_file_abort(files[i]);
         files[i] = NULL;
     }
+    return status;
+}
+
+/* ---- filling ------------------------------------------------------------------------------ */
+
+typedef struct {
+    const model_output *o;
+    byte_sink (*sink_of)(void *writer, size_t i, int64_t e, void *room);
+    void *writer;
+    int64_t *first;       /* [weights.count] number of a weight's first matrix among all */
+    pthread_mutex_t lock; /* of the progress line */
+    progress progress;
+} filler;
+
+static dsv4_status make_one(void *ctx, int64_t n, dsv4_error *err)
+{
+    filler *f = ctx;
+    max_align_t room[4];
+    size_t low = 0, high = f->o->weights.count;
+    while (low + 1 < high) { /* the last weight that starts at or before n */
+        size_t middle = low + (high - low) / 2;
+        if (f->first[middle] <= n)
+            low = middle;
+        else
+            high = middle;
+    }
+    const weight *w = &f->o->weights.items[low];
+    int64_t e = n - f->first[low];
+    if (e == 0) {
+        pthread_mutex_lock(&f->lock);
+        progress_step(&f->progress, w->name);
+        pthread_mutex_unlock(&f->lock);
+    }
+    byte_sink sink = f->sink_of(f->writer, low, e, room);
+    return f->o->maker.make(f->o->maker.ctx, w, e, &f->o->encodings[low], &sink, err);
+}
+
+dsv4_status make_all(const model_output *o,
+                     byte_sink (*sink_of)(void *writer, size_t i, int64_t e, void *room),
+                     void *writer, dsv4_error *err)
+{
+    filler f = {.o = o, .sink_of = sink_of, .writer = writer, .lock = PTHREAD_MUTEX_INITIALIZER};
+    int64_t count = 0;
+    f.first = dsv4_alloc(o->weights.count, sizeof *f.first, "a list of matrices", err);
+    if (f.first == NULL)
+        return DSV4_E_MACHINE;
+    for (size_t i = 0; i < o->weights.count; i++) {
+        f.first[i] = count;
+        count += o->weights.items[i].experts > 0 ? o->weights.items[i].experts : 1;
+    }
+    progress_start(&f.progress, o->weights.count, o->progress);
+    dsv4_status status = share_work(o->threads, count, make_one, &f, err);
+    progress_end(&f.progress);
+    pthread_mutex_destroy(&f.lock);
+    free(f.first);
     return status;
 }

@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "reports/text_private.h"
@@ -57,7 +58,10 @@ dsv4_status report_to_file(const char *path, bool (*writer)(FILE *, const result
     char *temporary = dsv4_alloc(n, 1, "path", err);
     if (!temporary)
         return DSV4_E_MACHINE;
-    snprintf(temporary, n, "%s.tmp", path);
+    /* A link, pipe or device is written to, not replaced. */
+    struct stat target;
+    bool direct = lstat(path, &target) == 0 && !S_ISREG(target.st_mode);
+    snprintf(temporary, n, "%s%s", path, direct ? "" : ".tmp");
     FILE *file = fopen(temporary, "wb");
     if (!file) {
         status = dsv4_fail(err, DSV4_E_MACHINE, "%s: cannot write the report: %s", path,
@@ -74,10 +78,11 @@ dsv4_status report_to_file(const char *path, bool (*writer)(FILE *, const result
     if (!ok) {
         status = dsv4_fail(err, DSV4_E_MACHINE, "%s: cannot write the report: %s", path,
                            code ? strerror(code) : "the writer failed");
-        unlink(temporary);
+        if (!direct)
+            unlink(temporary);
         goto done;
     }
-    if (rename(temporary, path) != 0) {
+    if (!direct && rename(temporary, path) != 0) {
         status = dsv4_fail(err, DSV4_E_MACHINE, "%s: cannot write the report: rename: %s", path,
                            strerror(errno));
         unlink(temporary);

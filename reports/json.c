@@ -111,6 +111,7 @@ static json_t *item_of(const result *item, bool *ok)
     set(o, "max_at", at, ok);
     set(o, "cosine", number_of(item->cosine), ok);
     set(o, "nonfinite", integer_of(item->nonfinite), ok);
+    set(o, "changed", integer_of(item->changed), ok);
     set(o, "ties", integer_of(item->ties), ok);
     set(o, "flips", integer_of(item->flips), ok);
     set(o, "rows_after", integer_of(item->rows_after), ok);

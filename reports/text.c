@@ -193,6 +193,20 @@ static void put_row(const screen *s, dsv4_tap_id tap, const tap_summary *sum)
     fputc('\n', s->out);
 }
 
+/* Selections that other weights decide otherwise: part of what the format costs. */
+static void put_changed(const screen *s, const results *r)
+{
+    int64_t changed = 0, rows = 0;
+    for (size_t i = 0; i < r->count; i++)
+        if (dsv4_tap_is_int(r->items[i].tap)) {
+            changed += r->items[i].changed;
+            rows += r->items[i].rows;
+        }
+    if (changed)
+        put_paragraph(s->out, 2, "other weights, other choices: %lld of %lld selections changed",
+                      (long long)changed, (long long)rows);
+}
+
 /* What depends on a tie or a flip is judged by budgets of its own; say how far it went. */
 static void put_after(const screen *s, const results *r)
 {
@@ -232,6 +246,7 @@ static void put_table(const screen *s, const results *r)
                       "inside the noise: %lld ties (selections that differ at the cut), %lld flips "
                       "(roundings to the other neighbour); not failures",
                       (long long)ties, (long long)flips);
+    put_changed(s, r);
     put_after(s, r);
 }
 

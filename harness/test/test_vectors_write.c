@@ -372,10 +372,16 @@ static void test_folders(void **state)
     assert_null(w);
     assert_non_null(strstr(err.text, inside));
     assert_null(strchr(err.text, '\n'));
-    /* The target is a folder: nothing can be renamed to it. */
+    /* The target is a folder: known before anything is computed. */
     assert_int_equal(mkdir(path, 0700), 0);
+    assert_int_equal(vec_writer_new(path, &info, &w, &err), DSV4_E_MACHINE);
+    assert_null(w);
+    assert_non_null(strstr(err.text, "no regular file"));
+    assert_int_equal(rmdir(path), 0);
+    /* It becomes a folder while the dump is made: nothing can be renamed to it. */
     assert_int_equal(vec_writer_new(path, &info, &w, &err), DSV4_OK);
     assert_int_equal(write_all(w, &err), DSV4_OK);
+    assert_int_equal(mkdir(path, 0700), 0);
     assert_int_equal(vec_writer_commit(w, &err), DSV4_E_MACHINE);
     assert_non_null(strstr(err.text, "cannot rename"));
     assert_int_equal(rmdir(path), 0);

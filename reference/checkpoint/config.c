@@ -107,9 +107,10 @@ static void read_layers(reader *r, dsv4_config *c)
     size_t n = json_array_size(ratios);
     if (n < (size_t)c->num_hidden_layers) {
         if (r->status == DSV4_OK)
-            r->status = dsv4_fail(r->err, DSV4_E_INPUT,
-                                  "%s: compress_ratios: expected %d entries (one a layer), found %zu",
-                                  r->file, all, n);
+            r->status =
+                dsv4_fail(r->err, DSV4_E_INPUT,
+                          "%s: compress_ratios: expected %d entries (one a layer), found %zu",
+                          r->file, all, n);
         return;
     }
     c->compress_ratios = dsv4_alloc((size_t)all, sizeof(int), "compress_ratios", r->err);
@@ -190,14 +191,14 @@ dsv4_status dsv4_config_parse(const char *text, size_t bytes, const char *file, 
     c->hc_sinkhorn_iters = small(&r, "hc_sinkhorn_iters", 1, 10000);
     c->hc_eps = (float)number(&r, root, "hc_eps", 0.0);
     c->rms_norm_eps = (float)number(&r, root, "rms_norm_eps", 0.0);
-    c->rope_theta = number(&r, root, "rope_theta", 1.0);
-    c->compress_rope_theta = number(&r, root, "compress_rope_theta", 1.0);
+    c->rope_theta = number(&r, root, "rope_theta", 1.0001);
+    c->compress_rope_theta = number(&r, root, "compress_rope_theta", 1.0001);
     c->max_position_embeddings = integer(&r, root, "max_position_embeddings", 1, (int64_t)1 << 31);
     c->bos_token_id = token_or_none(root, "bos_token_id");
     c->eos_token_id = token_or_none(root, "eos_token_id");
     const json_t *scoring = json_object_get(root, "scoring_func");
-    if (scoring != NULL && (!json_is_string(scoring) ||
-                            strcmp(json_string_value(scoring), "sqrtsoftplus") != 0))
+    if (scoring != NULL &&
+        (!json_is_string(scoring) || strcmp(json_string_value(scoring), "sqrtsoftplus") != 0))
         wrong(&r, "scoring_func", "\"sqrtsoftplus\"", scoring);
     read_yarn(&r, c);
     if (r.status == DSV4_OK)

@@ -13,15 +13,26 @@
 
 enum { MAX_HEADER = 100 * 1000 * 1000, MAX_CONFIG = 64 * 1000 * 1000 };
 
-typedef enum { ST_F32, ST_F16, ST_BF16, ST_I8, ST_U8, ST_I32, ST_U32, ST_I64, ST_FP8, ST_E8M0 } dtype;
+typedef enum {
+    ST_F32,
+    ST_F16,
+    ST_BF16,
+    ST_I8,
+    ST_U8,
+    ST_I32,
+    ST_U32,
+    ST_I64,
+    ST_FP8,
+    ST_E8M0
+} dtype;
 
 static const struct {
     const char *name;
     int bytes;
 } dtypes[] = {
-    [ST_F32] = {"F32", 4}, [ST_F16] = {"F16", 2}, [ST_BF16] = {"BF16", 2},
-    [ST_I8] = {"I8", 1},   [ST_U8] = {"U8", 1},   [ST_I32] = {"I32", 4},
-    [ST_U32] = {"U32", 4}, [ST_I64] = {"I64", 8}, [ST_FP8] = {"F8_E4M3", 1},
+    [ST_F32] = {"F32", 4},      [ST_F16] = {"F16", 2}, [ST_BF16] = {"BF16", 2},
+    [ST_I8] = {"I8", 1},        [ST_U8] = {"U8", 1},   [ST_I32] = {"I32", 4},
+    [ST_U32] = {"U32", 4},      [ST_I64] = {"I64", 8}, [ST_FP8] = {"F8_E4M3", 1},
     [ST_E8M0] = {"F8_E8M0", 1},
 };
 
@@ -34,8 +45,8 @@ static dsv4_status add_entry(dsv4_storage *st, int file, const char *name, const
     const json_t *shape = json_object_get(entry, "shape");
     const json_t *offsets = json_object_get(entry, "data_offsets");
     if (type == NULL || !json_is_array(shape) || json_array_size(offsets) != 2)
-        return dsv4_fail(err, DSV4_E_INPUT,
-                         "%s: tensor %s: expected dtype, shape and data_offsets", f->path, name);
+        return dsv4_fail(err, DSV4_E_INPUT, "%s: tensor %s: expected dtype, shape and data_offsets",
+                         f->path, name);
     stored_tensor t = {.file = file, .dtype = -1};
     for (size_t i = 0; i < sizeof dtypes / sizeof *dtypes; i++)
         if (strcmp(type, dtypes[i].name) == 0)
@@ -73,9 +84,40 @@ static dsv4_status add_entry(dsv4_storage *st, int file, const char *name, const
     return storage_add(st, name, &t, err);
 }
 
+static int by_place(const void *a, const void *b)
+{
+    const stored_tensor *s = *(const stored_tensor *const *)a,
+                        *t = *(const stored_tensor *const *)b;
+    return s->data < t->data ? -1 : s->data > t->data;
+}
+
+/* The format lets no two tensors of a file (those from `first` on) share a byte. */
+static dsv4_status check_apart(const dsv4_storage *st, size_t first, dsv4_error *err)
+{
+    dsv4_status status = DSV4_OK;
+    size_t n = 0;
+    const stored_tensor **order =
+        dsv4_alloc(st->n_tensors - first, sizeof *order, "tensors by place", err);
+    if (order == NULL)
+        return DSV4_E_MACHINE;
+    for (size_t i = first; i < st->n_tensors; i++)
+        if (st->tensors[i].bytes > 0)
+            order[n++] = &st->tensors[i];
+    if (n > 1)
+        qsort(order, n, sizeof *order, by_place);
+    for (size_t i = 1; i < n && status == DSV4_OK; i++)
+        if ((uint64_t)(order[i]->data - order[i - 1]->data) < order[i - 1]->bytes)
+            status = dsv4_fail(err, DSV4_E_INPUT,
+                               "%s: tensor %s: data_offsets overlap those of tensor %s",
+                               st->files[order[i]->file].path, order[i]->name, order[i - 1]->name);
+    free(order);
+    return status;
+}
+
 static dsv4_status read_header(dsv4_storage *st, int file, dsv4_error *err)
 {
     const mapped_file *f = &st->files[file];
+    size_t first = st->n_tensors;
     uint64_t length = 0;
     if (f->size < 8)
         return dsv4_fail(err, DSV4_E_INPUT, "%s: %llu bytes are no safetensors file", f->path,
@@ -88,8 +130,8 @@ static dsv4_status read_header(dsv4_storage *st, int file, dsv4_error *err)
                          "or no safetensors file)",
                          f->path, (unsigned long long)length, (unsigned long long)f->size);
     json_error_t where;
-    json_t *root = json_loadb((const char *)f->base + 8, (size_t)length, JSON_REJECT_DUPLICATES,
-                              &where);
+    json_t *root =
+        json_loadb((const char *)f->base + 8, (size_t)length, JSON_REJECT_DUPLICATES, &where);
     if (!json_is_object(root)) {
         json_decref(root);
         return dsv4_fail(err, DSV4_E_INPUT, "%s: header: %s", f->path,
@@ -107,7 +149,7 @@ static dsv4_status read_header(dsv4_storage *st, int file, dsv4_error *err)
             break;
     }
     json_decref(root);
-    return status;
+    return status == DSV4_OK ? check_apart(st, first, err) : status;
 }
 
 /* ---- views by official name --------------------------------------------------------------- */
@@ -178,9 +220,9 @@ static dsv4_status lookup(const dsv4_storage *st, const char *official, dsv4_ten
         out->scale_rows = fp8 ? 128 : 1;
         out->scale_cols = fp8 ? 128 : 32;
         int64_t groups = (out->cols + out->scale_cols - 1) / out->scale_cols;
-        dsv4_status status = scale_shape(st, scale, scale_name,
-                                         (out->rows + out->scale_rows - 1) / out->scale_rows,
-                                         groups, err);
+        dsv4_status status =
+            scale_shape(st, scale, scale_name, (out->rows + out->scale_rows - 1) / out->scale_rows,
+                        groups, err);
         if (status != DSV4_OK)
             return status;
         out->scale = scale->data;
@@ -201,6 +243,12 @@ static bool ends_with(const char *s, const char *tail)
 {
     size_t n = strlen(s), m = strlen(tail);
     return n >= m && strcmp(s + n - m, tail) == 0;
+}
+
+static bool is_file_named(const char *path, const char *name)
+{
+    const char *slash = strrchr(path, '/');
+    return strcmp(slash != NULL ? slash + 1 : path, name) == 0;
 }
 
 static dsv4_status add_file(dsv4_storage *st, const char *dir, const char *name, dsv4_error *err)
@@ -255,7 +303,7 @@ static dsv4_status add_indexed(dsv4_storage *st, const char *dir, const char *in
     json_object_foreach((json_t *)(uintptr_t)map, tensor, file)
     {
         const stored_tensor *t = storage_find(st, tensor);
-        if (t == NULL || !ends_with(st->files[t->file].path, json_string_value(file))) {
+        if (t == NULL || !is_file_named(st->files[t->file].path, json_string_value(file))) {
             status = dsv4_fail(err, DSV4_E_INPUT, "%s: tensor %s is not in %s", index, tensor,
                                json_string_value(file));
             goto done;

@@ -36,6 +36,15 @@ void storage_free(dsv4_storage *st)
     storage_free(st->second);
     if (st->free_extra != NULL)
         st->free_extra(st->extra);
+    storage_unmap(st);
+    free(st->files);
+    free(st->tensors);
+    free(st->path);
+    free(st);
+}
+
+void storage_unmap(dsv4_storage *st)
+{
     for (int i = 0; i < st->n_files; i++) {
         if (st->files[i].base != NULL)
             munmap((void *)(uintptr_t)st->files[i].base, st->files[i].size);
@@ -43,10 +52,8 @@ void storage_free(dsv4_storage *st)
     }
     for (size_t i = 0; i < st->n_tensors; i++)
         free(st->tensors[i].name);
-    free(st->files);
-    free(st->tensors);
-    free(st->path);
-    free(st);
+    st->n_files = 0;
+    st->n_tensors = 0;
 }
 
 bool storage_multiply(int64_t a, int64_t b, int64_t *out)
@@ -86,7 +93,7 @@ dsv4_status storage_map(dsv4_storage *st, const char *path, int *index, dsv4_err
     mapped_file f = {0};
     struct stat info;
     dsv4_status status = DSV4_OK;
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO must not hang us */
     if (fd < 0)
         return dsv4_fail(err, DSV4_E_INPUT, "%s: cannot open: %s", path, strerror(errno));
     if (fstat(fd, &info) != 0) {
@@ -123,8 +130,7 @@ done:
     return status;
 }
 
-dsv4_status storage_add(dsv4_storage *st, const char *name, const stored_tensor *t,
-                        dsv4_error *err)
+dsv4_status storage_add(dsv4_storage *st, const char *name, const stored_tensor *t, dsv4_error *err)
 {
     void *tensors = st->tensors;
     if (!grow(&tensors, st->n_tensors, &st->cap_tensors, sizeof *t, "a tensor table", err))
@@ -169,9 +175,15 @@ dsv4_status read_text_file(const char *path, size_t limit, char **text, size_t *
 {
     dsv4_status status = DSV4_OK;
     char *buffer = NULL;
-    FILE *f = fopen(path, "rb");
-    if (f == NULL)
-        return dsv4_fail(err, DSV4_E_INPUT, "%s: cannot open: %s", path, strerror(errno));
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    FILE *f = fd >= 0 ? fdopen(fd, "rb") : NULL;
+    if (f == NULL) {
+        status = dsv4_fail(err, fd < 0 ? DSV4_E_INPUT : DSV4_E_MACHINE, "%s: cannot open: %s", path,
+                           strerror(errno));
+        if (fd >= 0)
+            close(fd);
+        return status;
+    }
     struct stat info;
     if (fstat(fileno(f), &info) != 0 || !S_ISREG(info.st_mode)) {
         status = dsv4_fail(err, DSV4_E_INPUT, "%s: expected a regular file", path);

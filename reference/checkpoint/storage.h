@@ -44,6 +44,8 @@ dsv4_status storage_new(const char *container, const char *path, dsv4_storage **
 void storage_free(dsv4_storage *st);
 /* Maps a whole file read-only. *index is its number. */
 dsv4_status storage_map(dsv4_storage *st, const char *path, int *index, dsv4_error *err);
+/* Unmaps every file and forgets every tensor. */
+void storage_unmap(dsv4_storage *st);
 /* Appends a tensor; name is copied. */
 dsv4_status storage_add(dsv4_storage *st, const char *name, const stored_tensor *t,
                         dsv4_error *err);
@@ -56,6 +58,15 @@ bool storage_multiply(int64_t a, int64_t b, int64_t *out);
 /* safetensors.c: header of one file into the table. */
 dsv4_status safetensors_open(const char *path, dsv4_storage **out, dsv4_config *config,
                              dsv4_error *err);
+
+/* gguf.c: a GGUF file, or all shards of a split one given any of them. config NULL = not wanted
+ * (a file with the MTP layer alone). */
+dsv4_status gguf_open(const char *path, dsv4_storage **out, dsv4_config *config, dsv4_error *err);
+
+/* mlx.c: config.json with "quantization" and safetensors of packed modules. */
+dsv4_status mlx_open(const char *path, dsv4_storage **out, dsv4_config *config, dsv4_error *err);
+/* Whether the config.json that belongs to `path` (a directory or a file beside it) is MLX's. */
+bool mlx_recognise(const char *path);
 
 /* bind.c: every tensor the config asks for, shape and type checked. */
 dsv4_status bind_model(dsv4_model *m, dsv4_error *err);

@@ -1,0 +1,300 @@
+/* cmd_consistency.c - relations that need no golden data: however a text is cut into chunks, saved
+ * and restored, or run again, its logits are the same. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "runner.h"
+
+static const char help[] =
+    "usage: dsv4check consistency --model M [--engine E] [--prefill N] [--tokens FILE] [options]\n"
+    "\n"
+    "Runs N tokens (300) in one piece, then: in chunks of 1 (decode), 3, 4, 5, 63 ... 129; cut "
+    "once\n"
+    "at every residue mod 4 and around the sliding window and the ratio-128 boundary; with the "
+    "state\n"
+    "saved and restored at such cuts; again from the start; as a second request. The logits of\n"
+    "every position must be those of the one piece. Cuts that do not fit N are skipped.\n"
+    "\n"
+    "  --engine E    ref (default)      --numerics N   math (default), qat, deployed\n"
+    "  --mtp FILE    the MTP layer, if it has a file of its own\n"
+    "  --budgets FILE  --json FILE  --junit FILE  --quiet  --no-progress\n";
+
+static const char *const allowed[] = {"model", "engine",      "numerics", "prefill",
+                                      "mtp",   "budgets",     "json",     "junit",
+                                      "quiet", "no-progress", NULL};
+
+/* The logits of every position of a run, and of the MTP layer. */
+typedef struct {
+    float *main, *mtp; /* [n][V] */
+    int64_t n, vocab, heard;
+} logits_track;
+
+static bool want_logits(void *ctx, dsv4_tap_id id, int layer, int64_t position)
+{
+    (void)ctx;
+    (void)layer;
+    (void)position;
+    return id == DSV4_TAP_LOGITS || id == DSV4_TAP_MTP_LOGITS;
+}
+
+static void hear_logits(void *ctx, dsv4_tap_id id, int layer, int64_t position, void *data,
+                        size_t n)
+{
+    logits_track *t = ctx;
+    (void)layer;
+    if (position >= t->n || (int64_t)n != t->vocab)
+        return;
+    memcpy((id == DSV4_TAP_LOGITS ? t->main : t->mtp) + position * t->vocab, data,
+           n * sizeof(float));
+    t->heard++;
+}
+
+typedef struct {
+    const dsv4_model *model;
+    const dsv4_ops *ops;
+    dsv4_numerics numerics;
+    int32_t *tokens;
+    int64_t n;
+    logits_track one, other;
+    const budget *limit;
+    results *r;
+    progress *bar;
+} bench;
+
+/* How a run is cut: pieces of `step` tokens, or one cut at `at`; `chunk` is the session's block. */
+typedef struct {
+    int64_t step, at;
+    int chunk;
+    bool restore; /* save at the cut, run on, come back, run on again */
+    bool second;  /* after another request on the same session */
+} cut;
+
+static dsv4_status append_range(bench *x, dsv4_session *s, int64_t from, int64_t to, int64_t step,
+                                dsv4_error *err)
+{
+    dsv4_status status = DSV4_OK;
+    for (int64_t at = from; at < to && status == DSV4_OK; at += step)
+        status = dsv4_session_append(s, x->tokens + at, to - at < step ? to - at : step, NULL, err);
+    return status;
+}
+
+static dsv4_status run_cut(bench *x, const cut *c, logits_track *into, dsv4_error *err)
+{
+    dsv4_session_options so = {.numerics = x->numerics,
+                               .max_positions = x->n,
+                               .mtp = x->model->mtp != NULL,
+                               .chunk = c->chunk};
+    dsv4_taps taps = {.ctx = into, .want = want_logits, .tap = hear_logits};
+    dsv4_session *s = NULL;
+    void *saved = NULL;
+    size_t bytes = 0;
+    int64_t step = c->step > 0 ? c->step : x->n;
+    dsv4_status status = dsv4_session_new(x->model, x->ops, &so, &s, err);
+    if (status != DSV4_OK)
+        return status;
+    if (c->second) { /* another text first; nothing of it may remain */
+        int64_t first = x->n / 2 + 1;
+        status = dsv4_session_append(s, x->tokens + x->n - first, first, NULL, err);
+        dsv4_session_reset(s);
+    }
+    memset(into->main, 0, (size_t)(into->n * into->vocab) * sizeof(float));
+    memset(into->mtp, 0, (size_t)(into->n * into->vocab) * sizeof(float));
+    into->heard = 0;
+    dsv4_session_set_taps(s, &taps);
+    if (status == DSV4_OK && c->at > 0)
+        status = append_range(x, s, 0, c->at, x->n, err);
+    if (status == DSV4_OK && c->restore)
+        status = dsv4_session_save(s, &saved, &bytes, err);
+    if (status == DSV4_OK && c->restore) {
+        dsv4_session_set_taps(s, NULL);
+        status = append_range(x, s, c->at, x->n, x->n, err);
+        if (status == DSV4_OK)
+            status = dsv4_session_restore(s, saved, bytes, err);
+        dsv4_session_set_taps(s, &taps);
+    }
+    if (status == DSV4_OK)
+        status = append_range(x, s, c->at, x->n, step, err);
+    dsv4_session_free(s);
+    free(saved);
+    return status;
+}
+
+static result *judge_track(bench *x, const char *name, dsv4_tap_id id, const float *expected,
+                           const float *actual, int64_t rows)
+{
+    compare_sums sums;
+    compare_reset(&sums);
+    double worst = 0;
+    for (int64_t i = 0; i < rows; i++) {
+        double rel = compare_row(&sums, expected + i * x->one.vocab, actual + i * x->one.vocab,
+                                 x->one.vocab, 0, 0, i);
+        worst = rel > worst ? rel : worst;
+    }
+    result *r = results_add(x->r, name, -1, id);
+    if (r == NULL)
+        return NULL;
+    r->n = sums.n;
+    r->rows = sums.rows;
+    r->rel_l2 = worst; /* of the worst position: none may hide behind the others */
+    r->worst_row = sums.worst_row;
+    r->worst_position = sums.worst_position;
+    r->max_abs = sums.max_abs;
+    r->max_position = sums.max_position;
+    r->max_index = sums.max_index;
+    r->expected = (double)sums.max_expected;
+    r->actual = (double)sums.max_actual;
+    r->cosine = compare_cosine(&sums);
+    r->nonfinite = sums.nonfinite;
+    r->budget = x->limit->pass;
+    r->budget_fail = x->limit->fail;
+    r->reason = x->limit->reason;
+    r->block = "state";
+    r->verdict = sums.nonfinite > 0 || !(worst <= x->limit->fail) ? VERDICT_FAIL
+                 : worst <= x->limit->pass                        ? VERDICT_PASS
+                                                                  : VERDICT_MARGINAL;
+    return r;
+}
+
+static dsv4_status check_cut(bench *x, const cut *c, const char *name, dsv4_error *err)
+{
+    if (c->at >= x->n || c->step >= x->n) {
+        results_missing(x->r, "%s: needs more than %lld tokens", name, (long long)x->n);
+        return DSV4_OK;
+    }
+    dsv4_status status = run_cut(x, c, &x->other, err);
+    if (status != DSV4_OK)
+        return status;
+    bool mtp = x->model->mtp != NULL;
+    if (x->other.heard != x->one.heard)
+        return dsv4_fail(err, DSV4_E_MACHINE, "%s: %lld rows of logits, one piece gave %lld", name,
+                         (long long)x->other.heard, (long long)x->one.heard);
+    if (judge_track(x, name, DSV4_TAP_LOGITS, x->one.main, x->other.main, x->n) == NULL ||
+        (mtp &&
+         judge_track(x, name, DSV4_TAP_MTP_LOGITS, x->one.mtp, x->other.mtp, x->n - 1) == NULL))
+        return dsv4_fail(err, DSV4_E_MACHINE, "out of memory for results");
+    x->r->cases++;
+    progress_step(x->bar, name);
+    return DSV4_OK;
+}
+
+static dsv4_status all_relations(bench *x, dsv4_error *err)
+{
+    static const int pieces[] = {1, 3, 4, 5, 63, 64, 65, 127, 128, 129};
+    const dsv4_config *c = &x->model->config;
+    int64_t w = c->sliding_window;
+    int64_t cuts[] = {1,     2,   3,   4,   5,   6,   7,   8,   w - 1, w,
+                      w + 1, 124, 125, 126, 127, 128, 129, 130, 131};
+    int64_t saves[] = {1, 3, 6, w, 127, 128, 130};
+    char name[64];
+    cut whole = {.chunk = (int)x->n};
+    dsv4_status status = run_cut(x, &whole, &x->one, err);
+    for (size_t i = 0; i < sizeof pieces / sizeof *pieces && status == DSV4_OK; i++) {
+        snprintf(name, sizeof name, pieces[i] == 1 ? "decode token by token" : "chunks of %d",
+                 pieces[i]);
+        status = check_cut(x, &(cut){.step = pieces[i], .chunk = pieces[i]}, name, err);
+    }
+    for (size_t i = 0; i < sizeof cuts / sizeof *cuts && status == DSV4_OK; i++) {
+        snprintf(name, sizeof name, "cut at %lld", (long long)cuts[i]);
+        status = check_cut(x, &(cut){.at = cuts[i], .chunk = (int)x->n}, name, err);
+    }
+    for (size_t i = 0; i < sizeof saves / sizeof *saves && status == DSV4_OK; i++) {
+        snprintf(name, sizeof name, "restored at %lld", (long long)saves[i]);
+        status = check_cut(x, &(cut){.at = saves[i], .restore = true}, name, err);
+    }
+    if (status == DSV4_OK)
+        status = check_cut(x, &(cut){.chunk = (int)x->n}, "run to run", err);
+    if (status == DSV4_OK)
+        status = check_cut(x, &(cut){.second = true}, "second request", err);
+    return status;
+}
+
+int cmd_consistency(int argc, char **argv)
+{
+    double started = now_seconds();
+    dsv4_error err = {""};
+    options o;
+    results r;
+    budget_table budgets = {0};
+    dsv4_model *m = NULL;
+    engine *e = NULL;
+    progress bar;
+    bench x = {.r = &r, .bar = &bar, .numerics = DSV4_MATH};
+    int code = 0;
+    dsv4_status status = options_parse(argc, argv, allowed, &o, &err);
+    if (status != DSV4_OK)
+        return report_failure(status, &err);
+    results_init(&r);
+    if (o.help) {
+        fputs(help, stdout);
+        goto done;
+    }
+    const char *name = o.engine != NULL ? o.engine : "ref";
+    if (o.model == NULL || o.n_rest > 0)
+        status = dsv4_fail(&err, DSV4_E_INPUT, "consistency needs --model M (see --help)");
+    else if (o.numerics != NULL && !dsv4_numerics_parse(o.numerics, &x.numerics))
+        status = dsv4_fail(&err, DSV4_E_INPUT,
+                           "--numerics: expected math, qat or deployed, found '%s'", o.numerics);
+    if (status == DSV4_OK)
+        status = budgets_load(o.budgets, &budgets, &err);
+    if (status == DSV4_OK && (x.limit = budgets_find(&budgets, "@consistency", x.numerics,
+                                                     WEIGHTS_EXACT, ROWS_CLEAN)) == NULL)
+        status = dsv4_fail(&err, DSV4_E_INPUT, "budgets: no line @consistency for numerics %s",
+                           dsv4_numerics_name(x.numerics));
+    if (status == DSV4_OK)
+        status = dsv4_model_open(o.model, &m, &err);
+    if (status == DSV4_OK && o.mtp != NULL)
+        status = dsv4_model_add_mtp(m, o.mtp, &err);
+    if (status == DSV4_OK)
+        status = engine_open(name, m, x.numerics, &e, &err);
+    if (status == DSV4_OK && engine_ops(e) == NULL)
+        status = dsv4_fail(&err, DSV4_E_INPUT,
+                           "consistency needs an engine that computes, found "
+                           "'%s'",
+                           name);
+    if (status != DSV4_OK)
+        goto done;
+    x.model = m;
+    x.ops = engine_ops(e);
+    x.n = o.prefill > 0 ? o.prefill : 300;
+    x.one = x.other = (logits_track){.n = x.n, .vocab = m->config.vocab_size};
+    size_t all = (size_t)(x.n * m->config.vocab_size);
+    x.tokens = dsv4_alloc((size_t)x.n, sizeof *x.tokens, "tokens", &err);
+    x.one.main = dsv4_alloc(all, sizeof(float), "logits", &err);
+    x.one.mtp = dsv4_alloc(all, sizeof(float), "logits", &err);
+    x.other.main = dsv4_alloc(all, sizeof(float), "logits", &err);
+    x.other.mtp = dsv4_alloc(all, sizeof(float), "logits", &err);
+    r.command = "consistency";
+    r.argv = command_line(argc, argv);
+    r.model = text_copy(o.model);
+    r.engine = text_copy(name);
+    r.numerics = text_copy(dsv4_numerics_name(x.numerics));
+    if (x.tokens == NULL || x.one.main == NULL || x.one.mtp == NULL || x.other.main == NULL ||
+        x.other.mtp == NULL) {
+        status = DSV4_E_MACHINE;
+        goto done;
+    }
+    uint32_t seed = 1;
+    for (int64_t i = 0; i < x.n; i++) {
+        seed = seed * 1664525u + 1013904223u;
+        x.tokens[i] = (int32_t)((seed >> 8) % (uint32_t)m->config.vocab_size);
+    }
+    progress_start(&bar, 39, !o.quiet && !o.no_progress);
+    status = all_relations(&x, &err);
+    progress_end(&bar);
+    if (status == DSV4_OK)
+        code = finish_run(&r, &o, started);
+done:
+    if (status != DSV4_OK)
+        code = report_failure(status, &err);
+    free(x.tokens);
+    free(x.one.main);
+    free(x.one.mtp);
+    free(x.other.main);
+    free(x.other.mtp);
+    results_free(&r);
+    budgets_free(&budgets);
+    engine_close(e);
+    dsv4_model_close(m);
+    options_free(&o);
+    return code;
+}

@@ -1,0 +1,11 @@
+/* diagnose.h - a second look at a run that failed. Private to the runner. */
+#ifndef DSV4_DIAGNOSE_H
+#define DSV4_DIAGNOSE_H
+
+#include "runner.h"
+
+/* Looks again at the results from `added` on; may name other blocks, and may add one result. */
+dsv4_status diagnose(const vec_file *golden, const dsv4_config *config, const run_options *o,
+                     results *out, size_t added, dsv4_error *err);
+
+#endif
