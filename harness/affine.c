@@ -17,7 +17,8 @@ static double half_step(dsv4_type scale_type)
 }
 
 typedef struct {
-    int64_t groups, without_zero;
+    int64_t groups;   /* of all the layer's tensors */
+    double worst;     /* share of groups without a zero in the worst of them */
     const char *name; /* first tensor of the layer that is bad, and the tap it feeds */
     dsv4_tap_id tap;
 } tally;
@@ -52,7 +53,8 @@ static dsv4_status count_groups(const dsv4_tensor *t, dsv4_tap_id tap, double li
     free(scale);
     free(bias);
     sum->groups += n;
-    sum->without_zero += bad;
+    sum->worst =
+        n > 0 && (double)bad / (double)n > sum->worst ? (double)bad / (double)n : sum->worst;
     if (sum->name == NULL && (double)bad > limit * (double)n) {
         sum->name = t->name;
         sum->tap = tap;
@@ -95,7 +97,7 @@ dsv4_status check_affine(const dsv4_model *m, const budget_table *budgets, resul
             return status;
         if (sum.groups == 0)
             continue;
-        double share = (double)sum.without_zero / (double)sum.groups;
+        double share = sum.worst;
         result *r = results_add(out, "weights", i, sum.tap);
         char text[512];
         if (r == NULL)
@@ -113,11 +115,11 @@ dsv4_status check_affine(const dsv4_model *m, const budget_table *budgets, resul
                                                : VERDICT_FAIL;
         if (r->verdict != VERDICT_FAIL)
             continue;
-        snprintf(
-            text, sizeof text,
-            "%.0f%% of the layer's groups hold no zero, first in %s: a plain min/max quantiser, "
-            "whose error grows with depth",
-            100 * share, sum.name != NULL ? sum.name : "its experts");
+        snprintf(text, sizeof text,
+                 "up to %.0f%% of a tensor's groups hold no zero, first in %s: a plain min/max "
+                 "quantiser, "
+                 "whose error grows with depth",
+                 100 * share, sum.name != NULL ? sum.name : "its experts");
         r->note = text_copy(text);
         if (r->note == NULL)
             return dsv4_fail(err, DSV4_E_MACHINE, "out of memory for results");

@@ -8,8 +8,9 @@
 
 /* ---- evidence, gathered while the rows arrive ----------------------------------------------- */
 
-/* The format's rule applied to what the engine had before: does it give what it has after? */
-void judge_check_rounding(judge *j, dsv4_tap_id id, int layer, dsv4_rounding kind,
+/* The format's rule applied to what the engine had before: does it give what it has after? Asked
+ * only where no value is near a midpoint, so that there is one right answer. */
+void judge_check_rounding(judge *j, dsv4_tap_id id, int layer, int64_t position, dsv4_rounding kind,
                           const float *before, const float *after, int64_t n)
 {
     enum { FP8_KV_BLOCK = 64, FP4_INDEX_BLOCK = 32 };
@@ -29,7 +30,9 @@ void judge_check_rounding(judge *j, dsv4_tap_id id, int layer, dsv4_rounding kin
     int64_t i = 0;
     while (i < n && right[i] == after[i])
         i++;
-    judge_slot(j, layer, id)->misrounded += i < n;
+    slot *s = judge_slot(j, layer, id);
+    if (i < n && s->misrounded++ == 0)
+        s->misrounded_at = position;
     free(right);
 }
 

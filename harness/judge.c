@@ -190,7 +190,7 @@ static void on_rounded(void *ctx, dsv4_tap_id id, int layer, int64_t position, d
     if (layer < 0 || layer >= j->layers || judge_reach(j, id, layer, position) >= j->c->context)
         return;
     if (dsv4_rounding_margin(kind, block, before, n) > j->round_noise) {
-        judge_check_rounding(j, id, layer, kind, before, after, (int64_t)n);
+        judge_check_rounding(j, id, layer, position, kind, before, after, (int64_t)n);
         return;
     }
     slot *s = judge_open(j, id, layer);

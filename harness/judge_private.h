@@ -20,13 +20,14 @@ typedef struct {
     int64_t ties, flips, wrong_sets, changed;
     double worst_gap; /* of the wrong sets, in units of the largest score */
     int64_t wrong_position;
-    double jaccard;      /* lowest */
-    double row_cosine;   /* lowest cosine of a row */
-    int64_t misrounded;  /* rows that the engine rounded otherwise than the format says */
+    double jaccard;        /* lowest */
+    double row_cosine;     /* lowest cosine of a row */
+    int64_t misrounded;    /* rows that the engine rounded otherwise than the format says */
+    int64_t misrounded_at; /* position of the first */
     int64_t off_formula; /* router_weights: rows that do not follow from the engine's own logits */
-    int32_t *sets;  /* selections of the engine [n_rows][row_len], if ids must be kept */
-    uint8_t *tied;  /* [n_rows] */
-    float *scores;  /* scores of the engine [n_rows][scores_width], for the margins */
+    int32_t *sets;       /* selections of the engine [n_rows][row_len], if ids must be kept */
+    uint8_t *tied;       /* [n_rows] */
+    float *scores;       /* scores of the engine [n_rows][scores_width], for the margins */
     int64_t scores_width;
     int64_t top1_lost; /* logits: positions with another top-1 */
     double top1_lead;  /* golden's largest lead among them, in units of the row's rms */
@@ -85,9 +86,9 @@ static inline double slot_row_rel(const slot *s, int64_t row)
     return dd == 0 ? 0 : ee == 0 ? INFINITY : sqrt(dd / ee);
 }
 
-/* blame.c. The checks gather evidence for the blame and decide nothing: a row that the engine rounded;
- * the engine's router weights of golden row `row`. */
-void judge_check_rounding(judge *j, dsv4_tap_id id, int layer, dsv4_rounding kind,
+/* blame.c. Evidence for the blame, gathered as rows arrive: a row that the engine rounded (a breach
+ * of the format's rule is a failure by itself); the engine's router weights of golden row `row`. */
+void judge_check_rounding(judge *j, dsv4_tap_id id, int layer, int64_t position, dsv4_rounding kind,
                           const float *before, const float *after, int64_t n);
 void judge_check_weights(judge *j, int layer, int64_t row, const float *weights, int64_t n);
 /* Which block a failing tap points to. */

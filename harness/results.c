@@ -178,14 +178,15 @@ bool results_flows_before(const result *a, const result *b)
 }
 
 /* Does a prefill item (or any, if decode_too) of these numerics hold the verdict, in a case of more
- * than `context` tokens? */
+ * than `context` tokens? A prefill that failed for its state is not in question. */
 static bool any(const results *r, dsv4_numerics numerics, bool decode_too, verdict v,
                 int64_t context)
 {
     for (size_t i = 0; i < r->count; i++) {
         const result *item = &r->items[i];
         if (item->numerics == numerics && (decode_too || !item->decode) && item->verdict == v &&
-            item->context > context)
+            item->context > context &&
+            (v != VERDICT_FAIL || item->block == NULL || strcmp(item->block, "state") != 0))
             return true;
     }
     return false;

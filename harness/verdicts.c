@@ -120,6 +120,36 @@ static void raise(result *r, verdict v)
         r->verdict = v;
 }
 
+static bool note_misrounded(judge *j, result *r, const slot *s)
+{
+    return set_note(
+        j, r,
+        "%lld rows, the first at position %lld, are not what the format's rule makes of "
+        "the values before the rounding",
+        (long long)s->misrounded, (long long)s->misrounded_at);
+}
+
+static dsv4_status add_replay(judge *j, result *r)
+{
+    const char *name = dsv4_tap_name(r->tap);
+    if (j->o.command == NULL)
+        return DSV4_OK;
+    size_t size = strlen(j->o.command) + strlen(j->c->name) + strlen(name) + 64;
+    r->replay = dsv4_alloc(size, 1, "a replay line", &j->err);
+    if (r->replay == NULL)
+        return DSV4_E_MACHINE;
+    snprintf(r->replay, size, "%s --case '%s' --taps '%s'", j->o.command, j->c->name, name);
+    return DSV4_OK;
+}
+
+static void place_result(const judge *j, result *r)
+{
+    r->decode = j->c->decode;
+    r->context = j->c->context;
+    r->prefill = j->c->prefill;
+    r->numerics = j->o.numerics;
+}
+
 static dsv4_status finish_slot(judge *j, slot *s, dsv4_tap_id id, int layer, results *out)
 {
     const char *name = dsv4_tap_name(id);
@@ -142,10 +172,7 @@ static dsv4_status finish_slot(judge *j, slot *s, dsv4_tap_id id, int layer, res
     result *r = results_add(out, j->c->name, layer, id);
     if (r == NULL)
         return dsv4_fail(&j->err, DSV4_E_MACHINE, "out of memory for results");
-    r->decode = j->c->decode;
-    r->context = j->c->context;
-    r->prefill = j->c->prefill;
-    r->numerics = j->o.numerics;
+    place_result(j, r);
     const budget *clean = judge_budget(j, name, ROWS_CLEAN);
     const budget *after = judge_budget(j, name, ROWS_AFTER_FLIP);
     const budget *element = judge_budget(j, "@element", ROWS_CLEAN);
@@ -188,6 +215,10 @@ static dsv4_status finish_slot(judge *j, slot *s, dsv4_tap_id id, int layer, res
         raise(r, VERDICT_FAIL);
         noted = set_note(j, r, "%lld elements are non-finite on one side only",
                          (long long)all.nonfinite);
+    }
+    if (s->misrounded > 0) {
+        raise(r, VERDICT_FAIL);
+        noted = note_misrounded(j, r, s);
     }
     if (s->wrong_sets > 0) {
         raise(r, VERDICT_FAIL);
@@ -256,14 +287,26 @@ static dsv4_status finish_slot(judge *j, slot *s, dsv4_tap_id id, int layer, res
         r->block = "hash";
     if (!noted || j->status != DSV4_OK)
         return dsv4_fail(&j->err, DSV4_E_MACHINE, "out of memory for results");
-    if (j->o.command != NULL) {
-        size_t size = strlen(j->o.command) + strlen(j->c->name) + strlen(name) + 64;
-        r->replay = dsv4_alloc(size, 1, "a replay line", &j->err);
-        if (r->replay == NULL)
-            return DSV4_E_MACHINE;
-        snprintf(r->replay, size, "%s --case '%s' --taps '%s'", j->o.command, j->c->name, name);
-    }
-    return DSV4_OK;
+    return add_replay(j, r);
+}
+
+/* Golden does not hold the rounded tap, but the engine has told what it rounded to what. */
+static dsv4_status finish_misrounded(judge *j, const slot *s, dsv4_tap_id id, int layer,
+                                     results *out)
+{
+    result *r = results_add(out, j->c->name, layer, id);
+    if (r == NULL)
+        return dsv4_fail(&j->err, DSV4_E_MACHINE, "out of memory for results");
+    place_result(j, r);
+    r->rows = s->misrounded;
+    r->cosine = 1;
+    r->reason = "away from a midpoint the format leaves no choice";
+    r->verdict = VERDICT_FAIL;
+    r->block = "quant";
+    r->max_position = r->worst_position = s->misrounded_at;
+    if (!note_misrounded(j, r, s))
+        return dsv4_fail(&j->err, DSV4_E_MACHINE, "out of memory for results");
+    return add_replay(j, r);
 }
 
 dsv4_status judge_finish(judge *j, results *out, dsv4_error *err)
@@ -279,6 +322,10 @@ dsv4_status judge_finish(judge *j, results *out, dsv4_error *err)
                 judge_open(j, (dsv4_tap_id)id, l); /* the engine may never have spoken of it */
             if (s != NULL && !s->skipped)
                 j->status = finish_slot(j, s, (dsv4_tap_id)id, l, out);
+            const slot *told = judge_slot(j, l, (dsv4_tap_id)id);
+            if (j->status == DSV4_OK && told->golden == NULL && told->misrounded > 0 &&
+                !told->skipped)
+                j->status = finish_misrounded(j, told, (dsv4_tap_id)id, l, out);
         }
     if (j->status == DSV4_OK && out->count > before)
         out->cases++;

@@ -1,0 +1,256 @@
+/* bench_dots.c - rows times a vector: our dot product kernels and the ggml_vec_dot_* of llama.cpp's
+ * libraries, over the same bytes, in turn; and a plain read of them, which is the ceiling. */
+#include <dirent.h>
+#include <dlfcn.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include <immintrin.h>
+
+#include "optimized/optimized.h"
+#include "reference/formats/formats.h"
+
+enum { ROWS = 20000, COLS = 4096, MOST_ROUNDS = 101 };
+
+typedef void (*vec_dot)(int n, float *s, size_t bs, const void *x, size_t bx, const void *y,
+                        size_t by, int nrc);
+
+static const struct {
+    dsv4_type type;
+    const char *peer;
+    double ratio;   /* wanted against the peer */
+    double of_read; /* wanted share of the plain read; 0 = none */
+} contests[] = {
+    {DSV4_Q8_0, "ggml_vec_dot_q8_0_q8_0", 1.8, 0.8},
+    {DSV4_Q4_K, "ggml_vec_dot_q4_K_q8_K", 1.4, 0},
+    {DSV4_Q2_K, "ggml_vec_dot_q2_K_q8_K", 1.3, 0},
+    {DSV4_IQ2_XXS, "ggml_vec_dot_iq2_xxs_q8_K", 1.3, 0},
+    {DSV4_IQ1_S, "ggml_vec_dot_iq1_s_q8_K", 1.3, 0},
+    {DSV4_MXFP4, "ggml_vec_dot_mxfp4_q8_0", 1.3, 0},
+    {DSV4_F16, "ggml_vec_dot_f16", 1.0, 0.8},
+};
+enum { CONTESTS = sizeof contests / sizeof *contests };
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static int by_size(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static double median(double *v, int n)
+{
+    qsort(v, (size_t)n, sizeof *v, by_size);
+    return v[n / 2];
+}
+
+static uint64_t noise_state = 1;
+static uint32_t noise(void)
+{
+    noise_state = noise_state * 6364136223846793005u + 1442695040888963407u;
+    return (uint32_t)(noise_state >> 32);
+}
+
+/* ---- the peer ------------------------------------------------------------------------------ */
+
+/* The variant that ggml itself would load: each library scores itself on this machine. */
+static void *open_best(const char *folder, char *name, size_t size)
+{
+    DIR *d = opendir(folder);
+    void *best = NULL;
+    int best_score = 0;
+    if (d == NULL)
+        return NULL;
+    for (struct dirent *e; (e = readdir(d)) != NULL;) {
+        char path[4096];
+        if (strncmp(e->d_name, "libggml-cpu-", 12) != 0)
+            continue;
+        snprintf(path, sizeof path, "%s/%s", folder, e->d_name);
+        void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+        if (library == NULL)
+            continue;
+        int (*score)(void) = NULL;
+        *(void **)&score = dlsym(library, "ggml_backend_score");
+        int s = score != NULL ? score() : 0;
+        if (s <= best_score) {
+            dlclose(library);
+            continue;
+        }
+        best_score = s;
+        best = library;
+        snprintf(name, size, "%s", e->d_name);
+    }
+    closedir(d);
+    if (best != NULL) {
+        void (*init)(void) = NULL;
+        *(void **)&init = dlsym(best, "ggml_cpu_init");
+        if (init != NULL)
+            init();
+    }
+    return best;
+}
+
+/* ---- the weights --------------------------------------------------------------------------- */
+
+static void put_factor(uint8_t *p)
+{
+    uint16_t d = dsv4_f32_to_f16(((float)(noise() % 2001) - 1000.0f) * 1e-4f);
+    memcpy(p, &d, sizeof d);
+}
+
+static void fill(dsv4_type type, uint8_t *w, size_t bytes)
+{
+    const dsv4_format *f = dsv4_format_of(type);
+    if (type == DSV4_F16) {
+        for (size_t i = 0; i < bytes; i += 2)
+            put_factor(w + i);
+        return;
+    }
+    for (size_t i = 0; i + 4 <= bytes; i += 4) {
+        uint32_t v = noise();
+        memcpy(w + i, &v, sizeof v);
+    }
+    for (size_t at = 0; at < bytes; at += (size_t)f->block_bytes) {
+        if (type == DSV4_MXFP4)
+            w[at] = (uint8_t)(120 + noise() % 8);
+        else
+            put_factor(w + at + (type == DSV4_Q2_K ? 80 : 0));
+        if (type == DSV4_Q2_K || type == DSV4_Q4_K)
+            put_factor(w + at + (type == DSV4_Q2_K ? 82 : 2));
+        for (int i = 2; type == DSV4_Q8_0 && i < f->block_bytes; i++)
+            if (w[at + (size_t)i] == 0x80) /* -128, which no quantiser makes */
+                w[at + (size_t)i] = 0x81;
+    }
+}
+
+__attribute__((target("avx2"))) static uint64_t read_all(const uint8_t *p, size_t bytes)
+{
+    __m256i a = _mm256_setzero_si256(), b = a, c = a, d = a;
+    for (size_t i = 0; i + 128 <= bytes; i += 128) {
+        const __m256i *v = (const __m256i *)(const void *)(p + i);
+        a = _mm256_xor_si256(a, _mm256_loadu_si256(v));
+        b = _mm256_xor_si256(b, _mm256_loadu_si256(v + 1));
+        c = _mm256_xor_si256(c, _mm256_loadu_si256(v + 2));
+        d = _mm256_xor_si256(d, _mm256_loadu_si256(v + 3));
+    }
+    a = _mm256_xor_si256(_mm256_xor_si256(a, b), _mm256_xor_si256(c, d));
+    return (uint64_t)_mm256_extract_epi64(a, 0) ^ (uint64_t)_mm256_extract_epi64(a, 2);
+}
+
+/* ---- the contest --------------------------------------------------------------------------- */
+
+static volatile uint64_t keep;
+
+static bool contest(int which, vec_dot peer, int rounds)
+{
+    dsv4_type type = contests[which].type;
+    const dsv4_format *f = dsv4_format_of(type);
+    const dsv4_dot_kernel *k = dsv4_dot_find(type, dsv4_cpu_best());
+    size_t row_bytes = dsv4_format_row_bytes(f, COLS), bytes = row_bytes * ROWS;
+    uint8_t *w = aligned_alloc(4096, (bytes + 4095) / 4096 * 4096);
+    float *x = malloc(COLS * sizeof *x), *y = malloc(ROWS * sizeof *y);
+    float *z = malloc(ROWS * sizeof *z);
+    void *act = malloc(COLS * 8);
+    double t[3][MOST_ROUNDS], gbs[3];
+    if (w == NULL || x == NULL || y == NULL || z == NULL || act == NULL || k == NULL) {
+        fprintf(stderr, "bench_dots: %s: no memory or no kernel\n", f->name);
+        exit(3);
+    }
+    fill(type, w, bytes);
+    for (int i = 0; i < COLS; i++)
+        x[i] = ((float)(noise() % 2001) - 1000.0f) * 1e-3f;
+    if (k->act_type == DSV4_Q8_0)
+        dsv4_quantize_q8_0(x, COLS, act);
+    else if (k->act_type == DSV4_Q8_K)
+        dsv4_quantize_q8_k(x, COLS, act);
+    else /* ggml multiplies half by half; ours keeps the activations in float32 */
+        for (int i = 0; i < COLS; i++) {
+            uint16_t h = dsv4_f32_to_f16(x[i]);
+            memcpy((uint8_t *)act + 2 * i, &h, sizeof h);
+        }
+    const void *ours = k->act_type == DSV4_F32 ? (const void *)x : act;
+    dsv4_dot_rows rows = {.data = w, .row_bytes = row_bytes, .n_rows = ROWS, .n = COLS};
+    for (int r = -1; r < rounds; r++) { /* the first round warms up */
+        double a = now();
+        for (int i = 0; i < ROWS; i++)
+            peer(COLS, z + i, 0, w + (size_t)i * row_bytes, 0, act, 0, 1);
+        double b = now();
+        k->rows(&rows, ours, y);
+        double c = now();
+        keep = read_all(w, bytes);
+        double d = now();
+        if (r >= 0) {
+            t[0][r] = b - a;
+            t[1][r] = c - b;
+            t[2][r] = d - c;
+        }
+    }
+    double off = 0, size = 0;
+    for (int i = 0; i < ROWS; i++) {
+        off += ((double)y[i] - (double)z[i]) * ((double)y[i] - (double)z[i]);
+        size += (double)z[i] * (double)z[i];
+    }
+    for (int i = 0; i < 3; i++)
+        gbs[i] = (double)bytes / median(t[i], rounds) * 1e-9;
+    double ratio = gbs[1] / gbs[0], share = gbs[1] / gbs[2];
+    bool good = ratio >= contests[which].ratio && share >= contests[which].of_read;
+    printf("%-8s %-20s %7.1f %7.1f %7.1f %7.2f %7.1f", f->name, k->name, gbs[0], gbs[1], gbs[2],
+           ratio, contests[which].ratio);
+    printf(" %6.0f%%", 100 * share);
+    if (contests[which].of_read > 0)
+        printf(" %4.0f%%", 100 * contests[which].of_read);
+    else
+        printf("     -");
+    printf(" %9.1e  %s\n", sqrt(off / size), good ? "reached" : "SHORT");
+    fflush(stdout);
+    free(w);
+    free(x);
+    free(y);
+    free(z);
+    free(act);
+    return good;
+}
+
+int main(int argc, char **argv)
+{
+    char name[512] = "";
+    int rounds = argc > 2 ? atoi(argv[2]) : 9, reached = 0, tried = 0;
+    const char *only = argc > 3 ? argv[3] : NULL;
+    if (argc < 2 || rounds < 7 || rounds > MOST_ROUNDS) {
+        fprintf(stderr, "usage: bench_dots FOLDER [ROUNDS, 7 to %d] [TYPE]\n", (int)MOST_ROUNDS);
+        return 2;
+    }
+    void *library = open_best(argv[1], name, sizeof name);
+    if (library == NULL) {
+        fprintf(stderr, "bench_dots: %s: no libggml-cpu-*.so runs here\n", argv[1]);
+        return 3;
+    }
+    printf("%d x %d rows, one thread, medians of %d rounds in turn; peer: %s; ours: %s\n", ROWS,
+           COLS, rounds, name, dsv4_cpu_level_name(dsv4_cpu_best()));
+    printf("%-8s %-20s %7s %7s %7s %7s %7s %7s %5s %9s\n", "type", "kernel", "peer", "ours", "read",
+           "ratio", "wanted", "of read", "", "apart");
+    for (int i = 0; i < CONTESTS; i++) {
+        vec_dot peer = NULL;
+        if (only != NULL && strcmp(only, dsv4_format_of(contests[i].type)->name) != 0)
+            continue;
+        tried++;
+        *(void **)&peer = dlsym(library, contests[i].peer);
+        if (peer == NULL) {
+            fprintf(stderr, "bench_dots: %s has no %s\n", name, contests[i].peer);
+            return 3;
+        }
+        reached += contest(i, peer, rounds);
+    }
+    printf("GB/s of weights; apart: relative L2 between the two results. %d of %d reached\n",
+           reached, tried);
+    return tried > 0 && reached == tried ? 0 : 1;
+}
