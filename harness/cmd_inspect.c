@@ -4,17 +4,20 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "reference/checkpoint/metadata.h"
 #include "runner.h"
 
-static const char help[] = "usage: dsv4check inspect FILE|DIR [--check]\n"
+static const char help[] = "usage: dsv4check inspect FILE|DIR [--check] [--tensors] [--keys]\n"
                            "\n"
                            "A model (directory, safetensors, GGUF): config, tensors by class and "
                            "type, bits per weight. A\n"
                            "vector file: attributes, cases, taps. --check reads every weight, "
                            "refuses the first that is not\n"
-                           "a finite number, and prints the weights' sha256.\n";
+                           "a finite number, and prints the weights' sha256. --tensors lists every "
+                           "tensor with type, shape and\n"
+                           "bytes, --keys the metadata of a GGUF file.\n";
 
-static const char *const allowed[] = {"check", "quiet", NULL};
+static const char *const allowed[] = {"check", "tensors", "keys", "quiet", NULL};
 
 /* Classes by what a tensor does, read off its name (either naming). */
 static const struct {
@@ -84,6 +87,23 @@ static bool add_tensor(void *ctx, const dsv4_stored_tensor *t)
     return true;
 }
 
+static bool print_tensor(void *ctx, const dsv4_stored_tensor *t)
+{
+    (void)ctx;
+    printf("  %-52s %-8s [", t->name, t->type);
+    for (int i = 0; i < t->ndim; i++)
+        printf(i > 0 ? ", %lld" : "%lld", (long long)t->shape[i]);
+    printf("] %llu bytes\n", (unsigned long long)t->bytes);
+    return true;
+}
+
+static bool print_key(void *ctx, const char *key, const char *type, const char *value)
+{
+    (void)ctx;
+    printf("  %-48s %-10s %s\n", key, type, value);
+    return true;
+}
+
 static int by_bytes(const void *a, const void *b)
 {
     uint64_t x = ((const row *)a)->bytes, y = ((const row *)b)->bytes;
@@ -134,7 +154,7 @@ static double parameters(const dsv4_model *m)
     return n;
 }
 
-static dsv4_status inspect_model(const char *path, bool check, dsv4_error *err)
+static dsv4_status inspect_model(const char *path, const options *o, dsv4_error *err)
 {
     dsv4_model *m = NULL;
     tally *s = NULL;
@@ -171,7 +191,15 @@ static dsv4_status inspect_model(const char *path, bool check, dsv4_error *err)
         printf("  %-18s %-8s %8zu %12llu %7.2f%%\n", s->rows[i].class, s->rows[i].type,
                s->rows[i].tensors, (unsigned long long)s->rows[i].bytes,
                100.0 * (double)s->rows[i].bytes / (double)s->bytes);
-    if (check) {
+    if (o->tensors) {
+        printf("\n");
+        dsv4_model_each_tensor(m, print_tensor, NULL);
+    }
+    if (o->keys) {
+        printf("\n");
+        dsv4_model_each_key(m, print_key, NULL);
+    }
+    if (o->check) {
         char sha[65];
         status = check_weights(m, err);
         if (status == DSV4_OK)
@@ -243,8 +271,7 @@ int cmd_inspect(int argc, char **argv)
     } else {
         size_t n = strlen(o.rest[0]);
         bool vectors = n > 3 && strcmp(o.rest[0] + n - 3, ".h5") == 0;
-        status =
-            vectors ? inspect_vectors(o.rest[0], &err) : inspect_model(o.rest[0], o.check, &err);
+        status = vectors ? inspect_vectors(o.rest[0], &err) : inspect_model(o.rest[0], &o, &err);
     }
     options_free(&o);
     return status == DSV4_OK ? 0 : report_failure(status, &err);

@@ -172,7 +172,7 @@ typedef struct {
     int64_t worst_position, max_position, max_index;
     double expected, actual; /* at max_abs */
     int64_t nonfinite;
-    int64_t changed;       /* selections that other weights decided otherwise */
+    int64_t changed;     /* selections that other weights decided otherwise */
     int64_t ties, flips; /* selections or roundings that differ inside the noise */
     int64_t rows_after;  /* rows after a tie or flip, judged by their own budget */
     double rel_l2_after;
@@ -180,8 +180,8 @@ typedef struct {
     const char *reason; /* why this budget; or why skipped */
     char *note;         /* what failed, one sentence; NULL */
     verdict verdict;
-    char *replay; /* command line that runs this case and tap alone */
-    bool decode;  /* of a decode case */
+    char *replay;             /* command line that runs this case and tap alone */
+    bool decode;              /* of a decode case */
     int64_t context, prefill; /* of the case */
     dsv4_numerics numerics;
 } result;
@@ -334,7 +334,7 @@ typedef struct {
     size_t n_rest;
     int threads;
     int64_t prefill, decode;
-    bool quiet, no_progress, same_weights, no_share, no_replay, chunk_given, check, help;
+    bool quiet, no_progress, same_weights, no_share, no_replay, check, tensors, keys, help;
     int chunk;
 } options;
 

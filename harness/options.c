@@ -39,6 +39,8 @@ static const struct {
     {"no-share", FLAG, offsetof(options, no_share)},
     {"no-replay", FLAG, offsetof(options, no_replay)},
     {"check", FLAG, offsetof(options, check)},
+    {"tensors", FLAG, offsetof(options, tensors)},
+    {"keys", FLAG, offsetof(options, keys)},
     {"help", FLAG, offsetof(options, help)},
 };
 enum { N_KNOWN = sizeof known / sizeof *known };
