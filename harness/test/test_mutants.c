@@ -1,0 +1,314 @@
+/* test_mutants.c - plants wrong models, one at a time, and asks of each whether the judge sees it
+ * and names the block and the layer. A table on stdout, a score, exit 1 below the limits.
+ *
+ *   test_mutants [name ...]        only these
+ *   DSV4_MUTANTS_SUBSET=N          every N-th mutant only (the default under sanitizers: 24) */
+#include <stdlib.h>
+#include <string.h>
+
+#include "harness/runner.h"
+#include "mutants.h"
+
+#if defined(__SANITIZE_ADDRESS__)
+enum { DEFAULT_SUBSET = 24 };
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+enum { DEFAULT_SUBSET = 24 };
+#else
+enum { DEFAULT_SUBSET = 1 };
+#endif
+#else
+enum { DEFAULT_SUBSET = 1 };
+#endif
+
+/* ---- golden files -------------------------------------------------------------------------- */
+
+typedef enum { STRESS_MATH, STRESS_QAT, NANO_MATH, FILE_COUNT } file_id;
+
+static const char *const file_names[FILE_COUNT] = {"stress-hf-f32.h5", "stress-official-qat-f32.h5",
+                                                   "nano-hf-f32.h5"};
+static const char *const model_names[FILE_COUNT] = {"stress", "stress", "nano"};
+
+typedef struct {
+    dsv4_model *model; /* of STRESS_MATH for both stress files */
+    vec_file *file;
+    dsv4_config config;
+    dsv4_numerics numerics;
+} golden;
+
+static golden files[FILE_COUNT];
+static budget_table budgets;
+static dsv4_error err;
+
+/* A failure of the test itself, not of a mutant. */
+static void must(dsv4_status status, const char *what)
+{
+    if (status == DSV4_OK)
+        return;
+    fprintf(stderr, "test_mutants: %s: %s\n", what, err.text);
+    exit(3);
+}
+
+static golden *file_of(file_id id)
+{
+    golden *g = &files[id];
+    char path[512];
+    if (g->file != NULL)
+        return g;
+    snprintf(path, sizeof path, "%s/%s", DSV4_VECTORS, file_names[id]);
+    must(vec_open(path, &g->file, &err), path);
+    must(file_config(g->file, &g->config, &err), path);
+    must(file_numerics(g->file, &g->numerics, &err), path);
+    if (id == STRESS_QAT) {
+        g->model = file_of(STRESS_MATH)->model;
+        return g;
+    }
+    snprintf(path, sizeof path, "%s/%s", DSV4_VECTORS, model_names[id]);
+    must(dsv4_model_open(path, &g->model, &err), path);
+    return g;
+}
+
+/* ---- runs ---------------------------------------------------------------------------------- */
+
+/* What `layers` does with one file and one glob. */
+typedef struct {
+    file_id file;
+    const char *cases;
+    bool alone; /* no sharing of runs: a case's tokens come in as it says */
+    int chunk;
+} step;
+
+/* Contexts of 1, 2, 5, 21 and 22 tokens, then one of 131; 5, 22 and 131 hold every tap. */
+#define TINY                                                                                       \
+    {                                                                                              \
+        STRESS_MATH, "ctx000[02][125]", false, 0                                                   \
+    }
+#define SHORT                                                                                      \
+    TINY,                                                                                          \
+    {                                                                                              \
+        STRESS_MATH, "ctx00131", false, 0                                                          \
+    }
+#define DECODES "decode00[01][01][08]+0[06][08]" /* 18+8 and 100+60 tokens */
+
+enum { STEPS = 4 };
+static const step steps[RUN_COUNT][STEPS] = {
+    [RUN_SHORT] = {SHORT},
+    [RUN_LONG] = {SHORT, {STRESS_MATH, "ctx00260", false, 0}},
+    [RUN_EDGES] = {{STRESS_MATH, "ctx000[02][124585]", false, 0}},
+    [RUN_ONE_BLOCK] = {{STRESS_MATH, "ctx00[12][36][015]", true, 512}},
+    [RUN_DECODE] = {SHORT, {STRESS_MATH, DECODES, false, 0}},
+    [RUN_DECODE_ALONE] = {{STRESS_MATH, "ctx00[01][023][125]", true, 0},
+                          {STRESS_MATH, DECODES, true, 0}},
+    [RUN_QAT] = {SHORT, {STRESS_QAT, "ctx00[01][03][15]", true, 0}},
+    [RUN_QAT_LONG] = {SHORT, {STRESS_QAT, "ctx00[12][36][01]", true, 0}},
+    [RUN_QAT_ALONE] = {{STRESS_QAT, "ctx00[01][03][15]", true, 0}},
+    [RUN_NANO] = {{NANO_MATH, "ctx000[01][56]", false, 0}},
+};
+
+static void judge_step(const step *t, plan *p, results *out)
+{
+    golden *g = file_of(t->file);
+    engine *e = NULL;
+    must(engine_from_ops("mutant", &p->model, &p->ops, g->numerics, &e, &err), "engine");
+    run_options run = {
+        .e = e,
+        .model = g->model,
+        .numerics = g->numerics,
+        .weights = WEIGHTS_EXACT,
+        .budgets = &budgets,
+        .case_glob = t->cases,
+        .threads = 1,
+        .chunk = t->chunk,
+        .share = !t->alone,
+        .replay = true,
+    };
+    must(run_cases(g->file, &g->config, &run, out, &err), t->cases);
+    engine_close(e);
+}
+
+/* One case on a session that has something behind it: another request, or a save and restore. */
+static void judge_session(mutant_run kind, plan *p, results *out)
+{
+    golden *g = file_of(STRESS_MATH);
+    const vec_case *c = vec_case_find(g->file, "ctx00131");
+    const judge_options jo = {
+        .numerics = g->numerics,
+        .weights = WEIGHTS_EXACT,
+        .budgets = &budgets,
+        .config = &g->config,
+        .model = g->model,
+    };
+    const dsv4_session_options so = {.numerics = g->numerics, .max_positions = 2 * c->context};
+    enum { CUT = 66, OTHER = 50 }; /* CUT: two tokens into a ratio-4 window */
+    dsv4_session *s = NULL;
+    judge *j = NULL;
+    int64_t at = 0;
+    must(judge_new(g->file, c, &jo, &j, &err), "judge");
+    must(dsv4_session_new(&p->model, &p->ops, &so, &s, &err), "session");
+    if (kind == RUN_SECOND) {
+        must(dsv4_session_append(s, c->tokens + 40, OTHER, NULL, &err), "first request");
+        dsv4_session_reset(s);
+    } else {
+        void *blob = NULL;
+        size_t bytes = 0;
+        dsv4_session_set_taps(s, judge_taps(j));
+        must(dsv4_session_append(s, c->tokens, CUT, NULL, &err), "first part");
+        dsv4_session_set_taps(s, NULL);
+        must(dsv4_session_save(s, &blob, &bytes, &err), "save");
+        must(dsv4_session_append(s, c->tokens + 20, OTHER, NULL, &err), "drafts");
+        must(dsv4_session_restore(s, blob, bytes, &err), "restore");
+        free(blob);
+        at = CUT;
+    }
+    if (p->disturb != NULL)
+        at = p->disturb(s, c->tokens);
+    dsv4_session_set_taps(s, judge_taps(j));
+    must(dsv4_session_append(s, c->tokens + at, c->context - at, NULL, &err), "golden case");
+    must(judge_finish(j, out, &err), "judge");
+    for (size_t i = 0; i < out->count; i++)
+        if (out->items[i].verdict == VERDICT_FAIL)
+            out->items[i].block = "state"; /* the same case passes on a fresh session */
+    judge_free(j);
+    dsv4_session_free(s);
+}
+
+static void run_mutant(mutant_run kind, void (*plant)(plan *), results *out)
+{
+    static plan p;
+    results_init(out);
+    plan_init(&p, file_of(kind == RUN_NANO ? NANO_MATH : STRESS_MATH)->model);
+    if (plant != NULL)
+        plant(&p);
+    if (kind == RUN_SECOND || kind == RUN_RESTORE)
+        judge_session(kind, &p, out);
+    else
+        for (int i = 0; i < STEPS && steps[kind][i].cases != NULL; i++) {
+            judge_step(&steps[kind][i], &p, out);
+            results_finish(out);
+            /* In layer 0 nothing lies further up: longer cases would not say more. */
+            if (out->first_divergence != NULL && out->first_divergence->layer == 0)
+                break;
+        }
+    results_finish(out);
+    plan_free(&p);
+}
+
+/* ---- score --------------------------------------------------------------------------------- */
+
+typedef struct {
+    int planted, caught, right_block, right_layer;
+    int equivalent, survived;
+} score;
+
+static bool is_one_of(const char *block, const char *list)
+{
+    size_t n = strlen(block);
+    for (const char *at = list; at != NULL; at = strchr(at, '|')) {
+        at += *at == '|';
+        if (strncmp(at, block, n) == 0 && (at[n] == '\0' || at[n] == '|'))
+            return true;
+    }
+    return false;
+}
+
+static void try_mutant(const mutant *m, bool equivalent, score *total)
+{
+    results r;
+    run_mutant(m->run, m->plant, &r);
+    const result *first = r.first_divergence;
+    char place[128] = "-";
+    if (first != NULL)
+        snprintf(place, sizeof place, "%s/%d/%s", first->case_name, first->layer,
+                 dsv4_tap_name(first->tap));
+    const char *named = first != NULL ? first->block : "-";
+    const char *outcome = "ok";
+    if (equivalent) {
+        total->equivalent++;
+        total->survived += first == NULL;
+        outcome = first == NULL ? "ok" : "NOT EQUIVALENT";
+    } else {
+        bool block = first != NULL && is_one_of(named, m->blocks);
+        bool layer = first != NULL && first->layer == m->layer;
+        total->planted++;
+        total->caught += first != NULL;
+        total->right_block += block;
+        total->right_layer += layer;
+        outcome = first == NULL ? "SURVIVED" : !block ? "BLOCK" : !layer ? "LAYER" : "ok";
+    }
+    printf("%-30s %-34s %-10s %3d  %-16s %3d  %s\n", m->name, place, named,
+           first != NULL ? first->layer : 0, equivalent ? "(survives)" : m->blocks, m->layer,
+           outcome);
+    if (strcmp(outcome, "ok") != 0)
+        printf("    %s; from %s%s%s\n", m->wrong, m->ids, m->why != NULL ? "; " : "",
+               m->why != NULL ? m->why : "");
+    fflush(stdout);
+    results_free(&r);
+}
+
+static bool asked_for(const char *name, int argc, char **argv)
+{
+    for (int i = 1; i < argc; i++)
+        if (strcmp(argv[i], name) == 0)
+            return true;
+    return argc < 2;
+}
+
+/* The trackers and the checks themselves must not be what fails. */
+static int try_healthy(bool all)
+{
+    static const char *const names[RUN_COUNT] = {
+        "short", "long",     "edges",     "one block",    "decode", "decode",
+        "qat",   "long qat", "qat alone", "nano and mtp", "second", "save and restore"};
+    int failures = 0;
+    for (int kind = 0; kind < RUN_COUNT; kind++) {
+        results r;
+        if (!all && kind != RUN_SHORT && kind != RUN_SECOND && kind != RUN_RESTORE)
+            continue;
+        run_mutant((mutant_run)kind, NULL, &r);
+        size_t n = results_count(&r, VERDICT_FAIL);
+        printf("healthy, %-16s %4zu comparisons, %zu failures\n", names[kind], r.count, n);
+        failures += n > 0 || r.count == 0;
+        results_free(&r);
+    }
+    return failures;
+}
+
+int main(int argc, char **argv)
+{
+    static const mutant *const tables[] = {mutants_streams, mutants_attention, mutants_rope,
+                                           mutants_rows,    mutants_experts,   mutants_quant,
+                                           mutants_state,   mutants_equivalent};
+    enum { TABLES = sizeof tables / sizeof *tables };
+    const char *wanted = getenv("DSV4_MUTANTS_SUBSET");
+    int every = wanted != NULL ? atoi(wanted) : DEFAULT_SUBSET, n = 0;
+    double started = now_seconds();
+    score s = {0};
+
+    every = every < 1 || argc > 1 ? 1 : every;
+    must(budgets_load(NULL, &budgets, &err), "budgets");
+    int sick = argc > 1 ? 0 : try_healthy(every == 1);
+    printf("%-30s %-34s %-10s %3s  %-16s %3s\n", "mutant", "first divergence", "block", "l",
+           "expected", "l");
+    for (int t = 0; t < TABLES; t++)
+        for (const mutant *m = tables[t]; m->name != NULL; m++)
+            if (asked_for(m->name, argc, argv) && n++ % every == 0)
+                try_mutant(m, tables[t] == mutants_equivalent, &s);
+
+    printf("planted %d, caught %d, right block %d, right layer %d, equivalents %d (survived %d), "
+           "%.1f s\n",
+           s.planted, s.caught, s.right_block, s.right_layer, s.equivalent, s.survived,
+           now_seconds() - started);
+    bool good = sick == 0 && s.caught == s.planted && s.survived == s.equivalent &&
+                100 * s.right_block >= 95 * s.planted && 100 * s.right_layer >= 95 * s.planted &&
+                s.planted + s.equivalent > 0;
+    for (int i = 0; i < FILE_COUNT; i++) {
+        if (files[i].file == NULL)
+            continue;
+        vec_close(files[i].file);
+        dsv4_config_free(&files[i].config);
+        if (i != STRESS_QAT)
+            dsv4_model_close(files[i].model);
+    }
+    budgets_free(&budgets);
+    return good ? 0 : 1;
+}
