@@ -35,8 +35,8 @@ dsv4_status file_config(const vec_file *f, dsv4_config *out, dsv4_error *err);
 /* Every weight of the model must be a finite number; names the first tensor that is not. */
 dsv4_status check_weights(const dsv4_model *m, dsv4_error *err);
 
-/* affine.c: the groups of an MLX model must hold zero; one result per layer, case "weights". A model
- * without affine weights adds none. */
+/* affine.c: the groups of an MLX model must hold zero; one result per layer, case "weights". A
+ * model without affine weights adds none. */
 dsv4_status check_affine(const dsv4_model *m, const budget_table *budgets, results *out,
                          dsv4_error *err);
 

@@ -22,8 +22,8 @@ static unsigned next(stream *s, unsigned limit)
 
 static void put_attribute(hid_t at, const char *name, stream *s)
 {
-    static const char *const texts[] = {"dsv4-vectors-1", "prefill", "decode", "", "math: x", "{}",
-                                        "dsv4-vectors-2"};
+    static const char *const texts[] = {"dsv4-vectors-1", "prefill", "decode",        "",
+                                        "math: x",        "{}",      "dsv4-vectors-2"};
     hid_t space = H5Screate(H5S_SCALAR);
     if (next(s, 3) == 0) {
         int v = (int)next(s, 256) - 16;
@@ -70,10 +70,10 @@ static void build(const char *path, stream *s)
 {
     static const char *const attributes[] = {"schema", "config", "numerics", "weights_sha256"};
     static const char *const case_attributes[] = {"kind", "context", "prefill"};
-    static const char *const datasets[] = {"tokens",    "positions", "logits",      "streams",
+    static const char *const datasets[] = {"tokens",        "positions",    "logits",     "streams",
                                            "streams_steps", "logits_steps", "final_norm", "other"};
-    static const char *const layer_taps[] = {"streams", "q",  "compressed_kv", "indexer_scores",
-                                             "indexer_topk", "router_experts", "kv"};
+    static const char *const layer_taps[] = {
+        "streams", "q", "compressed_kv", "indexer_scores", "indexer_topk", "router_experts", "kv"};
     hid_t file = H5Fcreate(path, H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT);
     for (int i = 0; i < 4; i++)
         if (next(s, 8) != 0)
@@ -90,8 +90,8 @@ static void build(const char *path, stream *s)
             if (next(s, 2) != 0)
                 put_dataset(c, datasets[i], s);
         hid_t layers = H5Gcreate2(c, "layers", H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT);
-        hid_t layer = H5Gcreate2(layers, next(s, 4) == 0 ? "x" : "0", H5P_DEFAULT, H5P_DEFAULT,
-                                 H5P_DEFAULT);
+        hid_t layer =
+            H5Gcreate2(layers, next(s, 4) == 0 ? "x" : "0", H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT);
         for (int i = 0; i < 7; i++)
             if (next(s, 2) != 0)
                 put_dataset(layer, layer_taps[i], s);

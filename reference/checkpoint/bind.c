@@ -37,11 +37,11 @@ static void check_finite(binder *b, const dsv4_tensor *t)
         dsv4_tensor_row(t, r, row);
         for (int64_t c = 0; c < t->cols; c++)
             if (!isfinite(row[c])) {
-                b->status = dsv4_fail(b->err, DSV4_E_INPUT,
-                                      "%s: tensor %s: element [%lld][%lld] is %g, expected a finite "
-                                      "number",
-                                      b->st->path, t->name, (long long)r, (long long)c,
-                                      (double)row[c]);
+                b->status =
+                    dsv4_fail(b->err, DSV4_E_INPUT,
+                              "%s: tensor %s: element [%lld][%lld] is %g, expected a finite "
+                              "number",
+                              b->st->path, t->name, (long long)r, (long long)c, (double)row[c]);
                 break;
             }
     }
@@ -68,9 +68,9 @@ static void get(binder *b, dsv4_tensor *out, need n, int64_t rows, int64_t cols,
         return;
     if (out->name == NULL) {
         if (n == REQUIRED)
-            b->status = dsv4_fail(b->err, DSV4_E_INPUT,
-                                  "%s: tensor %s is missing, expected [%lld, %lld]", b->st->path,
-                                  name, (long long)rows, (long long)cols);
+            b->status =
+                dsv4_fail(b->err, DSV4_E_INPUT, "%s: tensor %s is missing, expected [%lld, %lld]",
+                          b->st->path, name, (long long)rows, (long long)cols);
         return;
     }
     if (out->rows != rows || out->cols != cols) {
@@ -101,11 +101,11 @@ static void get_table(binder *b, dsv4_tensor *out, int64_t rows, int64_t cols, i
     if (b->status != DSV4_OK)
         return;
     if (out->name == NULL || out->rows != rows || out->cols != cols) {
-        b->status = dsv4_fail(b->err, DSV4_E_INPUT,
-                              "%s: tensor %s: expected shape [%lld, %lld], found [%lld, %lld]%s",
-                              b->st->path, name, (long long)rows, (long long)cols,
-                              (long long)out->rows, (long long)out->cols,
-                              out->name == NULL ? " (missing)" : "");
+        b->status =
+            dsv4_fail(b->err, DSV4_E_INPUT,
+                      "%s: tensor %s: expected shape [%lld, %lld], found [%lld, %lld]%s",
+                      b->st->path, name, (long long)rows, (long long)cols, (long long)out->rows,
+                      (long long)out->cols, out->name == NULL ? " (missing)" : "");
         return;
     }
     if (out->type != DSV4_I32 && out->type != DSV4_I64) {

@@ -1,0 +1,474 @@
+/* kernels.c - runs the cases of an operator in a child process, so that a crash is that kernel's
+ * failure and the run goes on; guarded buffers; the comparison; the lines. */
+#define _DEFAULT_SOURCE /* MAP_ANONYMOUS */
+#include "kernels_private.h"
+
+#include <fnmatch.h>
+#include <math.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+enum {
+    BAND = 64,        /* bytes around a buffer that must keep their pattern */
+    SECONDS = 300,    /* of one child: a kernel that hangs is stopped */
+    MOST_CRASHES = 4, /* of one kernel; then it is given up */
+    MOST_LINES = 8,   /* failure lines of one kernel; the rest is counted */
+};
+static const uint8_t band_pattern = 0xc3, poison = 0xff; /* 0xffffffff is a NaN, and -1 */
+
+/* What a child leaves for its parent, whatever becomes of it. */
+typedef struct {
+    long index; /* of the case under way, -1 = none */
+    uint64_t seed;
+    char name[160];
+    long cases, failures, lines;
+    double worst; /* largest difference, in units of its tolerance */
+    char worst_name[160];
+    bool unknown; /* no cases for this operator */
+} report;
+
+/* ---- noise ---------------------------------------------------------------------------------- */
+
+uint32_t noise_bits(kernel_run *k)
+{
+    k->noise = k->noise * 6364136223846793005u + 1442695040888963407u;
+    return (uint32_t)(k->noise >> 32);
+}
+
+int noise_below(kernel_run *k, int n)
+{
+    return (int)(noise_bits(k) % (uint32_t)n);
+}
+
+float noise_float(kernel_run *k)
+{
+    return (float)((int32_t)(noise_bits(k) >> 8) - (1 << 23)) * 0x1p-23f;
+}
+
+static uint64_t hash(const void *data, size_t bytes, uint64_t h)
+{
+    const uint8_t *p = data;
+    for (; bytes >= 8; bytes -= 8, p += 8) {
+        uint64_t word;
+        memcpy(&word, p, sizeof word);
+        h = (h ^ word) * 0x9e3779b97f4a7c15u;
+        h ^= h >> 29;
+    }
+    for (; bytes > 0; bytes--)
+        h = (h ^ *p++) * 0x100000001b3u;
+    return h | 1; /* 0 marks what is not an input */
+}
+
+const char *fill_name(fill f)
+{
+    static const char *const names[FILL_COUNT] = {"zero",    "negative-zero", "subnormal", "huge",
+                                                  "outlier", "ties",          "nonfinite", "noise"};
+    return names[f];
+}
+
+static float fill_value(kernel_run *k, fill f, int64_t i)
+{
+    static const float ties[] = {0.25f,  0.75f,       1.25f,       1.75f,         2.5f,    3.5f,
+                                 5.0f,   6.0f,        1.0625f,     1.1875f,       1.3125f, 448.0f,
+                                 432.0f, 1.00390625f, 1.01171875f, 0.0009765625f, 1.0f,    0.5f};
+    switch (f) {
+    case FILL_ZERO:
+        return 0.0f;
+    case FILL_NEGATIVE_ZERO:
+        return -0.0f;
+    case FILL_SUBNORMAL:
+        return (float)(noise_below(k, 1 << 24) - (1 << 23)) * 0x1p-149f;
+    case FILL_HUGE:
+        return noise_float(k) * 1e15f;
+    case FILL_OUTLIER:
+        return noise_float(k) * (i % 64 == 37 ? 1000.0f : 1.0f);
+    case FILL_TIES:
+        return ties[noise_below(k, (int)(sizeof ties / sizeof *ties))] *
+               (noise_bits(k) & 1024u ? -1.0f : 1.0f);
+    case FILL_NONFINITE:
+        switch (noise_below(k, 40)) {
+        case 0:
+            return NAN;
+        case 1:
+            return INFINITY;
+        case 2:
+            return -INFINITY;
+        default:
+            return noise_float(k);
+        }
+    default:
+        return noise_float(k);
+    }
+}
+
+/* ---- guarded memory ------------------------------------------------------------------------- */
+
+void *buffer_bytes(kernel_run *k, size_t bytes)
+{
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    size_t inside = (bytes + BAND + page - 1) / page * page;
+    if (k->n_buffers == MAX_BUFFERS)
+        return NULL;
+    guarded *g = &k->buffers[k->n_buffers];
+    uint8_t *map =
+        mmap(NULL, inside + 2 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (map == MAP_FAILED)
+        return NULL;
+    k->n_buffers++;
+    *g = (guarded){.map = map, .map_bytes = inside + 2 * page, .bytes = bytes};
+    memset(map + page, band_pattern, inside);
+    mprotect(map, page, PROT_NONE);
+    mprotect(map + page + inside, page, PROT_NONE);
+    /* One element over the edge touches the forbidden page on one side, the band on the other. */
+    g->data = k->at_start ? map + page : map + page + inside - bytes;
+    return g->data;
+}
+
+static void *need(kernel_run *k, size_t bytes)
+{
+    void *p = buffer_bytes(k, bytes);
+    if (p == NULL) {
+        fprintf(stderr, "dsv4check kernels: out of memory or buffers in %s\n", k->name);
+        _exit(DSV4_E_MACHINE);
+    }
+    return p;
+}
+
+void input_done(kernel_run *k, const void *data)
+{
+    for (int i = 0; i < k->n_buffers; i++)
+        if (k->buffers[i].data == data)
+            k->buffers[i].sum = hash(data, k->buffers[i].bytes, k->seed);
+}
+
+float *input_floats(kernel_run *k, int64_t n, fill f)
+{
+    float *x = need(k, (size_t)n * sizeof *x);
+    for (int64_t i = 0; i < n; i++)
+        x[i] = fill_value(k, f, i);
+    input_done(k, x);
+    return x;
+}
+
+float *output_floats(kernel_run *k, int64_t n)
+{
+    float *x = need(k, (size_t)n * sizeof *x);
+    memset(x, poison, (size_t)n * sizeof *x);
+    return x;
+}
+
+int32_t *output_ints(kernel_run *k, int64_t n)
+{
+    int32_t *x = need(k, (size_t)n * sizeof *x);
+    memset(x, 0x7b, (size_t)n * sizeof *x); /* no row or expert has this number */
+    return x;
+}
+
+float *copy_floats(kernel_run *k, const float *from, int64_t n)
+{
+    float *x = need(k, (size_t)n * sizeof *x);
+    memcpy(x, from, (size_t)n * sizeof *x);
+    return x;
+}
+
+/* Bands intact, inputs unchanged; then the memory goes back. */
+static void check_buffers(kernel_run *k)
+{
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    for (int i = 0; i < k->n_buffers; i++) {
+        guarded *g = &k->buffers[i];
+        for (uint8_t *p = g->map + page; p < g->map + g->map_bytes - page; p++) {
+            if (p == g->data)
+                p += g->bytes;
+            if (p < g->map + g->map_bytes - page && *p != band_pattern) {
+                case_fail(k, "wrote %ld bytes %s buffer %d",
+                          p < g->data ? (long)(g->data - p)
+                                      : (long)(p - g->data - (ptrdiff_t)g->bytes + 1),
+                          p < g->data ? "before" : "past the end of", i);
+                break;
+            }
+        }
+        if (g->sum != 0 && hash(g->data, g->bytes, k->seed) != g->sum)
+            case_fail(k, "input %d was overwritten", i);
+        munmap(g->map, g->map_bytes);
+    }
+    k->n_buffers = 0;
+}
+
+/* ---- a case --------------------------------------------------------------------------------- */
+
+bool case_begin(kernel_run *k, bool timed, const char *fmt, ...)
+{
+    report *r = k->shared;
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(k->name, sizeof k->name, fmt, args);
+    va_end(args);
+    if (k->options->bench && !timed)
+        return false;
+    if (k->options->filter != NULL && fnmatch(k->options->filter, k->name, 0) != 0)
+        return false;
+    if (k->index++ < k->resume)
+        return false;
+    k->noise = hash(k->name, strlen(k->name), k->seed * 0x9e3779b97f4a7c15u + 1);
+    k->at_start = noise_bits(k) & 1u;
+    k->worst[0] = '\0';
+    memset(k->ref_times, 0, sizeof k->ref_times);
+    r->index = k->index;
+    r->seed = k->seed;
+    memcpy(r->name, k->name, sizeof r->name);
+    return true;
+}
+
+void case_fail(kernel_run *k, const char *fmt, ...)
+{
+    va_list args;
+    if (k->worst[0] != '\0')
+        return;
+    va_start(args, fmt);
+    vsnprintf(k->worst, sizeof k->worst, fmt, args);
+    va_end(args);
+}
+
+static void failure_line(const kernel_run *k, const char *name, const char *what)
+{
+    report *r = k->shared;
+    r->failures++;
+    if (r->lines++ >= MOST_LINES)
+        return;
+    fprintf(k->options->out,
+            "FAIL %s on %s: %s\n  dsv4check kernels --impl %s --filter '%s' --seed %llu\n", name,
+            k->label, what, k->label, name, (unsigned long long)k->seed);
+    fflush(k->options->out);
+}
+
+void case_end(kernel_run *k)
+{
+    report *r = k->shared;
+    check_buffers(k);
+    r->cases++;
+    if (k->worst[0] != '\0')
+        failure_line(k, k->name, k->worst);
+    else if (k->options->bench && k->ref_times[1] > 0) {
+        const double *w = k->ref_times, *g = k->impl_times;
+        fprintf(k->options->out, "%-52s %-7s %10.3f us  +-%4.1f%%  scalar %10.3f us  %6.2fx\n",
+                k->name, k->label, 1e6 * g[1], 50.0 * (g[2] - g[0]) / g[1], 1e6 * w[1],
+                w[1] / g[1]);
+        fflush(k->options->out);
+    }
+    r->index = -1;
+}
+
+/* ---- comparison ----------------------------------------------------------------------------- */
+
+static uint32_t bits_of(float x)
+{
+    uint32_t b;
+    memcpy(&b, &x, sizeof b);
+    return b;
+}
+
+void compare_floats(kernel_run *k, const char *what, const float *want, const float *got, int64_t n,
+                    const double *magnitude, double tolerance)
+{
+    report *r = k->shared;
+    for (int64_t i = 0; i < n; i++) {
+        if (isfinite(want[i]) != isfinite(got[i])) {
+            case_fail(k, "%s[%lld]: expected %g, found %g", what, (long long)i, (double)want[i],
+                      (double)got[i]);
+            return;
+        }
+        if (tolerance == 0) {
+            if (bits_of(want[i]) != bits_of(got[i]) && !(want[i] != want[i] && got[i] != got[i])) {
+                case_fail(k, "%s[%lld]: expected %.9g (%08x), found %.9g (%08x), bit for bit", what,
+                          (long long)i, (double)want[i], bits_of(want[i]), (double)got[i],
+                          bits_of(got[i]));
+                return;
+            }
+            continue;
+        }
+        if (!isfinite(want[i]) || tolerance > 0.5)
+            continue;
+        double size = magnitude != NULL ? magnitude[i] : fabs((double)want[i]);
+        if (!isfinite(size)) /* infinite terms that a finite value has outlived */
+            continue;
+        /* Below float32's normal range the steps are no longer relative. */
+        double limit = tolerance * size + 0x1p-126;
+        double d = fabs((double)got[i] - (double)want[i]);
+        if (d / limit > r->worst) {
+            r->worst = d / limit;
+            memcpy(r->worst_name, k->name, sizeof r->worst_name);
+        }
+        if (!(d <= limit)) {
+            case_fail(k, "%s[%lld]: expected %.9g, found %.9g: off by %.3g, tolerance %.3g", what,
+                      (long long)i, (double)want[i], (double)got[i], d, limit);
+            return;
+        }
+    }
+}
+
+void compare_ints(kernel_run *k, const char *what, const int32_t *want, const int32_t *got,
+                  int64_t n)
+{
+    for (int64_t i = 0; i < n; i++)
+        if (want[i] != got[i]) {
+            case_fail(k, "%s[%lld]: expected %d, found %d", what, (long long)i, want[i], got[i]);
+            return;
+        }
+}
+
+/* ---- time ----------------------------------------------------------------------------------- */
+
+double kernel_clock(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static int by_size(const void *a, const void *b)
+{
+    double x, y;
+    memcpy(&x, a, sizeof x);
+    memcpy(&y, b, sizeof y);
+    return (x > y) - (x < y);
+}
+
+void kernel_quartiles(double *samples, int n, double out[3])
+{
+    qsort(samples, (size_t)n, sizeof *samples, by_size);
+    for (int q = 0; q < 3; q++)
+        out[q] = samples[(q + 1) * (n - 1) / 4];
+}
+
+/* ---- the child and its parent --------------------------------------------------------------- */
+
+static void child(kernel_run *k, int op)
+{
+    report *r = k->shared;
+    int repeat = k->options->repeat > 0 ? k->options->repeat : 1;
+    alarm(SECONDS);
+    /* The default action, whatever the caller or a sanitizer has installed. */
+    static const int deadly[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT, SIGALRM};
+    for (size_t i = 0; i < sizeof deadly / sizeof *deadly; i++)
+        signal(deadly[i], SIG_DFL);
+    for (int i = 0; i < repeat; i++) {
+        k->seed = k->options->seed + (uint64_t)i;
+        if (k->dot != NULL)
+            kernel_cases_dot(k);
+        else if (!kernel_cases(k, op))
+            r->unknown = true;
+    }
+    fflush(k->options->out);
+    _exit(0);
+}
+
+/* Why a child ended other than by _exit(0). */
+static void describe(int status, char *text, size_t size)
+{
+    if (WIFSIGNALED(status) && WTERMSIG(status) == SIGALRM)
+        snprintf(text, size, "did not return in %d s", (int)SECONDS);
+    else if (WIFSIGNALED(status))
+        snprintf(text, size, "crashed: signal %d (%s)", WTERMSIG(status),
+                 WTERMSIG(status) == SIGSEGV  ? "touched memory that is not its own"
+                 : WTERMSIG(status) == SIGILL ? "an instruction this machine does not have"
+                                              : "see signal(7)");
+    else
+        snprintf(text, size, "ended the process with status %d", WEXITSTATUS(status));
+}
+
+static bool run(kernel_run *k, const char *name, int op, kernels_totals *totals)
+{
+    report *r = mmap(NULL, sizeof *r, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    int crashes = 0;
+    if (r == MAP_FAILED) {
+        fprintf(stderr, "dsv4check kernels: out of memory\n");
+        totals->failures++;
+        return false;
+    }
+    k->shared = r;
+    for (bool again = true; again;) {
+        char what[128];
+        int status = 0;
+        r->index = -1;
+        again = false;
+        fflush(NULL);
+        pid_t pid = fork();
+        if (pid == 0)
+            child(k, op);
+        if (pid < 0 || waitpid(pid, &status, 0) < 0) {
+            snprintf(what, sizeof what, "no process could be started");
+            failure_line(k, name, what);
+        } else if (status != 0) {
+            describe(status, what, sizeof what);
+            crashes++;
+            r->cases++;
+            k->seed = r->index >= 0 ? r->seed : k->options->seed;
+            failure_line(k, r->index >= 0 ? r->name : name, what);
+            again = r->index >= 0 && crashes < MOST_CRASHES;
+            k->resume = r->index; /* the cases up to the one that crashed are done */
+            k->index = 0;
+        }
+    }
+    if (r->unknown) {
+        snprintf(k->name, sizeof k->name, "%s", name);
+        failure_line(k, name, "the checker has no cases for this operator");
+    }
+    bool ok = r->failures == 0;
+    if (r->cases > 0 || !ok) {
+        totals->kernels++;
+        totals->cases += r->cases;
+        totals->failures += r->failures;
+        totals->failed_kernels += !ok;
+        totals->crashes += crashes;
+        if (!k->options->quiet && !k->options->bench)
+            fprintf(k->options->out,
+                    "%-4s %-22s %-7s %5ld cases, %ld failed, worst %.2f of its "
+                    "tolerance%s%s\n",
+                    ok ? "ok" : "FAIL", name, k->label, r->cases, r->failures, r->worst,
+                    r->worst > 0 ? " in " : "", r->worst > 0 ? r->worst_name : "");
+    }
+    munmap(r, sizeof *r);
+    return ok;
+}
+
+bool kernels_check(const char *label, const dsv4_ops *ref, const dsv4_ops *impl, int op,
+                   const kernels_options *o, kernels_totals *totals)
+{
+    kernel_run k = {.ref = ref, .impl = impl, .options = o, .label = label, .seed = o->seed};
+    return run(&k, dsv4_operator_name(op), op, totals);
+}
+
+bool kernels_check_dot(const dsv4_dot_kernel *kernel, const kernels_options *o,
+                       kernels_totals *totals)
+{
+    kernel_run k = {
+        .dot = kernel, .options = o, .label = dsv4_cpu_level_name(kernel->level), .seed = o->seed};
+    return run(&k, kernel->name, -1, totals);
+}
+
+void kernels_check_all(const kernels_options *o, kernels_totals *totals)
+{
+    const dsv4_ops *ref = dsv4_ops_reference(), *below = ref;
+    for (int l = 0; l < DSV4_CPU_LEVEL_COUNT; l++) {
+        const char *label = dsv4_cpu_level_name((dsv4_cpu_level)l);
+        const dsv4_ops *table = dsv4_ops_cpu((dsv4_cpu_level)l);
+        if (table == NULL)
+            continue;
+        bool wanted = o->impl == NULL || strcmp(o->impl, label) == 0;
+        for (int op = 0; wanted && op < dsv4_operator_count(); op++)
+            if (!dsv4_operator_same(table, below, op))
+                kernels_check(label, ref, table, op, o, totals);
+        below = table;
+    }
+    for (const dsv4_dot_kernel *d = dsv4_dot_kernels(); d->name != NULL; d++)
+        if (dsv4_dot_supported(d) &&
+            (o->impl == NULL || strcmp(o->impl, dsv4_cpu_level_name(d->level)) == 0))
+            kernels_check_dot(d, o, totals);
+}

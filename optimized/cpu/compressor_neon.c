@@ -1,0 +1,10 @@
+/* compressor_neon.c - the pooled row of a window on NEON; the arithmetic is in compressor.h. */
+#include "simd_neon.h"
+
+#include "compressor.h"
+
+void compressor_pool_neon(const float *prev_kv, const float *prev_z, const float *kv,
+                          const float *z, int ratio, int lanes, int dim, float *c)
+{
+    compressor_pool_body(prev_kv, prev_z, kv, z, ratio, lanes, dim, c);
+}

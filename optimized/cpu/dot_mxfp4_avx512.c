@@ -1,0 +1,88 @@
+/* dot_mxfp4_avx512.c - MXFP4 rows . Q8_0 activations with VNNI, four blocks at a time, one to each
+ * 128-bit lane. The values (doubled, -12 to 12) are moved up by 12 to be unsigned, and 12 times the
+ * activations' sum is taken off. */
+#include <immintrin.h>
+
+#include "dot.h"
+
+enum { BYTES = 17, ACT_BYTES = 34, QUADS = DOT_SLICE / 128 };
+
+typedef struct {
+    __m512i low, high; /* columns 0-15 and 16-31 of four blocks */
+    __m512i start;     /* -12 times the sums of their codes, as vpdpbusd groups them */
+    __m128 d;
+} prepared_mx;
+
+static inline __attribute__((always_inline)) void prepare(const uint8_t *act, int64_t blocks,
+                                                          void *out)
+{
+    prepared_mx *a = out;
+    for (int64_t b = 0; b < blocks; b += 4, a++) {
+        _Alignas(64) uint8_t low[64] = {0}, high[64] = {0};
+        float d[4] = {0};
+        for (int k = 0; k < 4 && b + k < blocks; k++, act += ACT_BYTES) {
+            memcpy(low + 16 * k, act + 2, 16);
+            memcpy(high + 16 * k, act + 18, 16);
+            d[k] = _cvtsh_ss(dot_load16(act));
+        }
+        const __m512i ones = _mm512_set1_epi8(1);
+        a->low = _mm512_load_si512(low);
+        a->high = _mm512_load_si512(high);
+        __m512i sum = _mm512_dpbusd_epi32(_mm512_setzero_si512(), ones, a->low);
+        sum = _mm512_dpbusd_epi32(sum, ones, a->high);
+        a->start = _mm512_mullo_epi32(sum, _mm512_set1_epi32(-12));
+        a->d = _mm_loadu_ps(d);
+    }
+}
+
+/* Blocks at p0 .. p3. */
+static inline __attribute__((always_inline)) __m512 quad(const uint8_t *p0, const uint8_t *p1,
+                                                         const uint8_t *p2, const uint8_t *p3,
+                                                         const prepared_mx *a, __m512 acc)
+{
+    const __m512i table = _mm512_broadcast_i32x4(
+        _mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
+    const __m512i nibble = _mm512_set1_epi8(15);
+    const __m512i lanes = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+    const float *scales = dsv4_cpu_grids.mxfp4_scale;
+    __m256i one = _mm256_inserti128_si256(
+        _mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)(p0 + 1))),
+        _mm_loadu_si128((const __m128i *)(const void *)(p1 + 1)), 1);
+    __m256i two = _mm256_inserti128_si256(
+        _mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)(p2 + 1))),
+        _mm_loadu_si128((const __m128i *)(const void *)(p3 + 1)), 1);
+    __m512i codes = _mm512_inserti64x4(_mm512_castsi256_si512(one), two, 1);
+    __m512i low = _mm512_shuffle_epi8(table, _mm512_and_si512(codes, nibble));
+    __m512i high =
+        _mm512_shuffle_epi8(table, _mm512_and_si512(_mm512_srli_epi16(codes, 4), nibble));
+    __m512i s = _mm512_dpbusd_epi32(a->start, low, a->low);
+    s = _mm512_dpbusd_epi32(s, high, a->high);
+    __m128 d = _mm_setr_ps(scales[*p0], scales[*p1], scales[*p2], scales[*p3]);
+    d = _mm_mul_ps(d, a->d);
+    __m512 scale = _mm512_permutexvar_ps(lanes, _mm512_castps128_ps512(d));
+    return _mm512_fmadd_ps(_mm512_cvtepi32_ps(s), scale, acc);
+}
+
+static inline __attribute__((always_inline)) void
+rows_mx(int rows, const uint8_t *w, size_t stride, int64_t blocks, const void *act, float *sum)
+{
+    const prepared_mx *a = act;
+    __m512 acc = _mm512_setzero_ps();
+    int64_t b = 0;
+    (void)rows;
+    (void)stride;
+    for (; b + 4 <= blocks; b += 4, w += 4 * BYTES, a++)
+        acc = quad(w, w + BYTES, w + 2 * BYTES, w + 3 * BYTES, a, acc);
+    if (b < blocks) { /* empty partners: their activations and factors are 0, their scales finite */
+        const uint8_t *p1 = b + 1 < blocks ? w + BYTES : w;
+        const uint8_t *p2 = b + 2 < blocks ? w + 2 * BYTES : w;
+        acc = quad(w, p1, p2, w, a, acc);
+    }
+    *sum = _mm512_reduce_add_ps(acc);
+}
+
+void dot_mxfp4_avx512(const dsv4_dot_rows *w, const void *act, float *y)
+{
+    prepared_mx a[QUADS];
+    dot_walk(w, act, y, (dot_shape){32, BYTES, ACT_BYTES, 1}, prepare, rows_mx, a);
+}

@@ -1,0 +1,20 @@
+/* linear_neon.c - embed, linear and hc_mix on NEON; the arithmetic is in linear.h. */
+#include "simd_neon.h"
+
+#include "linear.h"
+
+void embed_neon(const dsv4_tensor *table, const int32_t *ids, int64_t n, float *x)
+{
+    embed_body(table, ids, n, x);
+}
+
+void linear_neon(const dsv4_tensor *w, const float *x, int64_t ldx, int64_t n, float *y,
+                 int64_t ldy)
+{
+    linear_body(w, x, ldx, n, y, ldy);
+}
+
+void hc_mix_neon(const dsv4_tensor *fn, const float *streams, float eps, int64_t n, float *m)
+{
+    hc_mix_body(fn, streams, eps, n, m);
+}

@@ -1,0 +1,11 @@
+/* router_neon.c - the choice of experts on NEON; the arithmetic is in router.h. */
+#include "simd_neon.h"
+
+#include "router.h"
+
+void router_neon(const float *logits, const float *bias, const dsv4_tensor *tid2eid,
+                 const int32_t *ids, int64_t n, int n_experts, int k, float scaling,
+                 int32_t *experts, float *weights)
+{
+    router_body(logits, bias, tid2eid, ids, n, n_experts, k, scaling, experts, weights);
+}

@@ -1,0 +1,82 @@
+/* optimized.h - the operator table, faster: one more CPU level at a time overwrites the operators
+ * it does better. The one header of the room. */
+#ifndef DSV4_OPTIMIZED_H
+#define DSV4_OPTIMIZED_H
+
+#include "reference/ops.h"
+
+/* ---- levels --------------------------------------------------------------------------------- */
+
+/* In rising order on each architecture; a level includes those below it that the machine has. */
+typedef enum {
+    DSV4_CPU_SCALAR, /* the reference's operators */
+    DSV4_CPU_AVX2,   /* AVX2, FMA, F16C, BMI2 */
+    DSV4_CPU_AVX512, /* + AVX-512 F, BW, VL, DQ */
+    DSV4_CPU_NEON,   /* AArch64 */
+    DSV4_CPU_LEVEL_COUNT,
+} dsv4_cpu_level;
+
+/* Extensions that single kernels of a level ask for beyond it. */
+enum {
+    DSV4_CPU_VNNI = 1,    /* 8- and 16-bit dot products into int32 (AVX512_VNNI) */
+    DSV4_CPU_VBMI = 2,    /* byte permutations across a register (AVX512_VBMI) */
+    DSV4_CPU_BF16 = 4,    /* AVX512_BF16 */
+    DSV4_CPU_DOTPROD = 8, /* NEON sdot, udot */
+};
+
+const char *dsv4_cpu_level_name(dsv4_cpu_level level); /* "scalar", "avx2", "avx512", "neon" */
+bool dsv4_cpu_level_parse(const char *name, dsv4_cpu_level *out);
+bool dsv4_cpu_supported(dsv4_cpu_level level); /* built in, and this machine has it */
+dsv4_cpu_level dsv4_cpu_best(void);
+unsigned dsv4_cpu_extensions(void); /* of this machine, DSV4_CPU_VNNI | ... */
+
+/* ---- the table ------------------------------------------------------------------------------ */
+
+/* The table of a level: the reference's, overwritten in rising order up to it. NULL = this machine
+ * does not support the level. */
+const dsv4_ops *dsv4_ops_cpu(dsv4_cpu_level level);
+
+/* The operators by number: what walks the table needs no list of its own. */
+int dsv4_operator_count(void);
+const char *dsv4_operator_name(int op);                                /* "linear" */
+int dsv4_operator_find(const char *name);                              /* -1 = unknown */
+bool dsv4_operator_same(const dsv4_ops *a, const dsv4_ops *b, int op); /* the same pointer? */
+/* Copies one operator of a table into another. */
+void dsv4_operator_copy(dsv4_ops *to, const dsv4_ops *from, int op);
+/* Whose implementation a table runs for an operator: the lowest level that has this very pointer.
+ * DSV4_CPU_LEVEL_COUNT = none of ours. */
+dsv4_cpu_level dsv4_operator_active(const dsv4_ops *table, int op);
+
+/* ---- dot products with rounded activations -------------------------------------------------- */
+
+/* y[r] = row r of w . act. w: n_rows stored rows of n columns, row_bytes apart (scale: those of
+ * the first row for FP8 and FP4, scale_row_bytes apart, scale_rows rows to a scale row; else NULL).
+ * act: activation blocks of the format's act_type (formats.h), or float32 [n]. Codes of activation
+ * blocks lie in [-127, 127], as the quantisers make them. Integer products inside a block are
+ * exact; block results are summed in float32. */
+typedef struct {
+    const uint8_t *data;
+    size_t row_bytes;
+    int64_t n_rows, n;
+    const uint8_t *scale;
+    size_t scale_row_bytes;
+    int scale_rows;
+} dsv4_dot_rows;
+
+typedef struct {
+    dsv4_type type;
+    dsv4_cpu_level level;
+    unsigned needs;     /* extensions beyond the level */
+    dsv4_type act_type; /* Q8_0, Q8_K, or F32 */
+    const char *name;   /* "dot_q8_0_avx512" */
+    void (*rows)(const dsv4_dot_rows *w, const void *act, float *y);
+} dsv4_dot_kernel;
+
+/* Every kernel built in, ending with a NULL name; rising levels within a type. Not all of them run
+ * on this machine: ask dsv4_dot_supported. */
+const dsv4_dot_kernel *dsv4_dot_kernels(void);
+bool dsv4_dot_supported(const dsv4_dot_kernel *k);
+/* The highest kernel of a type up to a level; NULL = none. */
+const dsv4_dot_kernel *dsv4_dot_find(dsv4_type type, dsv4_cpu_level level);
+
+#endif
