@@ -86,12 +86,14 @@ static inline int dsv4_clamp(int v, int lo, int hi)
 }
 
 /* The rows of the format table, one function a type; table.c puts them together. */
-#define DSV4_FORMAT_LIST(X)                                                                        \
-    X(F32)                                                                                         \
-    X(F16)                                                                                         \
-    X(BF16) X(I32) X(I64) X(FP8) X(FP4) X(Q4_0) X(Q4_1) X(Q5_0) X(Q5_1) X(Q8_0) X(Q2_K) X(Q3_K)    \
-        X(Q4_K) X(Q5_K) X(Q6_K) X(Q8_K) X(IQ1_S) X(IQ1_M) X(IQ2_XXS) X(IQ2_XS) X(IQ2_S) X(IQ3_XXS) \
-            X(IQ3_S) X(IQ4_NL) X(IQ4_XS) X(MXFP4) X(MLX4) X(MLX8)
+/* clang-format off */
+#define DSV4_FORMAT_LIST(X) \
+    X(F32) X(F16) X(BF16) X(I32) X(I64) X(FP8) X(FP4) \
+    X(Q4_0) X(Q4_1) X(Q5_0) X(Q5_1) X(Q8_0) \
+    X(Q2_K) X(Q3_K) X(Q4_K) X(Q5_K) X(Q6_K) X(Q8_K) \
+    X(IQ1_S) X(IQ1_M) X(IQ2_XXS) X(IQ2_XS) X(IQ2_S) X(IQ3_XXS) X(IQ3_S) X(IQ4_NL) X(IQ4_XS) \
+    X(MXFP4) X(MLX4) X(MLX8)
+/* clang-format on */
 
 #define DSV4_DECLARE_FORMAT(T) extern const dsv4_format dsv4_format_##T;
 DSV4_FORMAT_LIST(DSV4_DECLARE_FORMAT)
