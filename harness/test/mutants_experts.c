@@ -549,6 +549,8 @@ const mutant mutants_experts[] = {
      "up is clamped above only", NULL},
     {"experts-clamped-after", "vllm-ascend #9600 (ME03)", "experts", 0, RUN_SHORT,
      plant_experts_clamped_after, "the product is clamped, not its factors", NULL},
+    {"experts-gate-both-sides", "own", "experts", 0, RUN_SHORT, plant_experts_gate_both,
+     "gate is clamped on both sides", NULL},
     {"experts-clamped-silu", "own", "experts", 1, RUN_SHORT, plant_experts_clamped_silu,
      "silu(gate) is clamped, not gate", NULL},
     {"experts-gpt-oss", "own (gpt-oss's swiglu)", "experts", 0, RUN_SHORT, plant_experts_oai,
@@ -587,13 +589,7 @@ const mutant mutants_experts[] = {
 };
 
 /* Planted by the table of equivalents. */
-void plant_equivalent_gate_both(plan *p);
 void plant_equivalent_naive_softplus(plan *p);
-
-void plant_equivalent_gate_both(plan *p)
-{
-    plant_experts_gate_both(p);
-}
 
 void plant_equivalent_naive_softplus(plan *p)
 {

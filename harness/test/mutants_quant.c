@@ -396,7 +396,7 @@ const mutant mutants_quant[] = {
     {.name = NULL},
 };
 
-/* ---- equivalents --------------------------------------------------------------------------- */
+/* ---- equivalents, and what the golden cases cannot show ------------------------------------ */
 
 static void head_norm_later(float *q, float eps, int64_t n, int64_t dim, bool bf16)
 {
@@ -517,9 +517,8 @@ static void plant_weighted_late(plan *p)
     p->ops.experts = experts_weighted_late;
 }
 
-void plant_equivalent_pre_eps(plan *p);
 void plant_equivalent_comb_eps(plan *p);
-void plant_equivalent_gate_both(plan *p);
+void plant_equivalent_pre_eps(plan *p);
 void plant_equivalent_naive_softplus(plan *p);
 
 const mutant mutants_equivalent[] = {
@@ -549,6 +548,15 @@ const mutant mutants_equivalent[] = {
      "of the block's largest: the judge compares code by code, and no row here has one"},
     {"fp8-kv-one-scale", "own", "", 0, RUN_QAT, plant_fp8_row, "one FP8 scale for a whole row",
      "as for blocks of 128"},
+    {"hc-pre-no-eps", "maxtext #4337 (HC04)", "", 0, RUN_SHORT, plant_equivalent_pre_eps,
+     "pre = sigmoid without eps",
+     "eps is 1e-6 against gates near 1/2: below the noise budget, and the norm takes a common "
+     "factor "
+     "away"},
+    {"router-naive-softplus", "sglang #34459, pypto-lib #655 (RT01)", "", 0, RUN_SHORT,
+     plant_equivalent_naive_softplus, "softplus as log(1 + exp(x)) in float32",
+     "not equivalent in general: it loses x below about -6, and no logit of the golden cases is "
+     "there"},
     {"hc-comb-no-eps", "maxtext #4337 (HC04)", "", 0, RUN_SHORT, plant_equivalent_comb_eps,
      "Sinkhorn without eps",
      "eps is 1e-6 against sums near 1: 20 passes that each pull back to the doubly stochastic "
