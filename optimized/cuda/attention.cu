@@ -51,6 +51,7 @@ __device__ __forceinline__ const float *row_number(const cu_attention_args *a, c
 static __global__ void __launch_bounds__(THREADS, 2)
     attention(const __grid_constant__ cu_attention_args a)
 {
+    begin();
     extern __shared__ __align__(16) float memory[];
     __shared__ const float *where[TILE];
     __shared__ float max_of[HEADS], sum_of[HEADS], shrink[HEADS];
@@ -75,7 +76,7 @@ static __global__ void __launch_bounds__(THREADS, 2)
             for (int m = 0; m < 4; m++) {
                 int k = k0 + m * THREADS;
                 bool inside = k < HEADS * quads && head0 + k / quads < a.heads;
-                v[m] = inside ? __ldg(from + k) : make_float4(0, 0, 0, 0);
+                v[m] = inside ? __ldcg(from + k) : make_float4(0, 0, 0, 0);
             }
 #pragma unroll
             for (int m = 0; m < 4; m++) {
@@ -108,7 +109,7 @@ static __global__ void __launch_bounds__(THREADS, 2)
                 for (int m = 0; m < 8; m++) {
                     int k = k0 + m * THREADS;
                     const float *from = k < TILE * quads ? where[k / quads] : NULL;
-                    v[m] = from != NULL ? __ldg((const float4 *)(const void *)from + k % quads)
+                    v[m] = from != NULL ? __ldcg((const float4 *)(const void *)from + k % quads)
                                         : make_float4(0, 0, 0, 0);
                 }
 #pragma unroll
@@ -219,6 +220,7 @@ static __global__ void __launch_bounds__(THREADS, 2)
 static __global__ void attention_join(const __grid_constant__ cu_attention_args a, float *out,
                                       bool bf16)
 {
+    begin();
     __shared__ float factor[MOST_SPLITS], total;
     int h = blockIdx.x, dim = a.dim;
     int64_t i = a.first + blockIdx.y, step = (int64_t)a.heads * (dim + 2);

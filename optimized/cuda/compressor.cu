@@ -34,6 +34,7 @@ __device__ __forceinline__ float pool(const float *prev_kv, const float *prev_z,
 static __global__ void compressor_pool(const float *prev_kv, const float *prev_z, const float *kv,
                                        const float *z, int ratio, int lanes, int dim, float *c)
 {
+    begin();
     int k = blockIdx.x * blockDim.x + threadIdx.x;
     if (k < dim)
         c[k] = pool(prev_kv, prev_z, kv, z, prev_kv != NULL ? 0 : -1, 0, ratio, ratio, lanes, dim,
@@ -51,6 +52,7 @@ extern "C" void cu_compressor_pool(cu_stream s, const float *prev_kv, const floa
 static __global__ void compressor_store(cu_compressor c, const float *kv, const float *z,
                                         const int64_t *pos0, int64_t n)
 {
+    begin();
     int64_t width = (int64_t)c.lanes * c.dim;
     int64_t at = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (at >= n * width)
@@ -75,6 +77,7 @@ enum { KV_BLOCK = 64, INDEX_BLOCK = 32 };
 /* A block a row: pooled, normalised, rotated at the window's first token, rounded. */
 static __global__ void compressor_emit(cu_compressor c, const int64_t *pos0, int64_t n)
 {
+    begin();
     extern __shared__ float row[]; /* [dim] */
     __shared__ float room[32];
     int64_t j = *pos0 / c.ratio + blockIdx.x;

@@ -15,6 +15,7 @@
 const uint64_t *cu_iq2_book_device(void);
 const void *cu_iq2_tables_device(void);
 void cu_launched(const char *op, int64_t size);
+bool cu_overlaps(void);
 
 #ifdef DSV4_CUDA_MUTANTS
 int dsv4_cuda_mutant;
@@ -65,6 +66,7 @@ static struct {
     dsv4_error err;
     uint64_t *book;
     cu_iq2_tables *tables;
+    bool overlaps;
 } opened;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
@@ -86,6 +88,7 @@ static void open_once(void)
                       "cuda: expected compute capability 8.0 or newer, found %d.x", major);
         return;
     }
+    opened.overlaps = major >= 9;
 #ifdef DSV4_CUDA_MUTANTS
     const char *number = getenv("DSV4_CUDA_MUTANT");
     dsv4_cuda_mutant = number != NULL ? atoi(number) : 0;
@@ -110,6 +113,11 @@ dsv4_status cu_open(dsv4_error *err)
     pthread_once(&once, open_once);
     return opened.status == DSV4_OK ? DSV4_OK
                                     : dsv4_fail(err, opened.status, "%s", opened.err.text);
+}
+
+bool cu_overlaps(void)
+{
+    return opened.overlaps;
 }
 
 const uint64_t *cu_iq2_book_device(void)

@@ -30,12 +30,50 @@ static __device__ int planted;
 /* device.c: books the last launch's error with the operator's name and size. */
 extern "C" void cu_launched(const char *op, int64_t size);
 
-#define LAUNCH(op, size, kernel, grid, block, shared, stream, ...)                                 \
+extern "C" bool cu_overlaps(void); /* may a kernel be started before the last one ends? */
+
+/* Every kernel begins with begin() (or its halves): it may have been started while the one before it
+ * in the stream still runs, so that its own start costs nothing. */
+#define LAUNCH(op, size, kernel, grid, block, shared, queue, ...)                                  \
     do {                                                                                           \
         PLANT();                                                                                   \
-        kernel<<<(grid), (block), (shared), (stream)>>>(__VA_ARGS__);                              \
+        cudaLaunchAttribute overlap_ = {};                                                         \
+        overlap_.id = cudaLaunchAttributeProgrammaticStreamSerialization;                          \
+        overlap_.val.programmaticStreamSerializationAllowed = 1;                                   \
+        cudaLaunchConfig_t launch_ = {};                                                           \
+        launch_.gridDim = (grid);                                                                  \
+        launch_.blockDim = (block);                                                                \
+        launch_.dynamicSmemBytes = (shared);                                                       \
+        launch_.stream = (queue);                                                                  \
+        launch_.attrs = &overlap_;                                                                 \
+        launch_.numAttrs = cu_overlaps() ? 1 : 0;                                                  \
+        cudaLaunchKernelEx(&launch_, kernel, __VA_ARGS__);                                         \
         cu_launched(op, (int64_t)(size));                                                          \
     } while (0)
+
+/* The next kernel of the stream may be started: its blocks take what room there is, and wait. */
+__device__ __forceinline__ void let_next_start()
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+/* What came before in the stream is done and its results are to be seen. Nothing that it writes may
+ * be read earlier, nothing that it reads may be written earlier; and since it ran beside this
+ * kernel, what it wrote must not be read through the read-only cache (__ldg is for weights). */
+__device__ __forceinline__ void wait_for_previous()
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+__device__ __forceinline__ void begin()
+{
+    let_next_start();
+    wait_for_previous();
+}
 
 static inline unsigned cu_blocks(int64_t n, int64_t per)
 {

@@ -6,6 +6,7 @@ extern "C" const uint64_t *cu_iq2_book_device(void); /* device.c */
 static __global__ void embed(cu_tensor table, const int32_t *ids, int copies, bool bf16,
                              const uint64_t *iq2, float *x)
 {
+    begin();
     int64_t i = blockIdx.y, c = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (c >= table.cols)
         return;
@@ -25,6 +26,7 @@ extern "C" void cu_embed(cu_stream s, const cu_tensor *table, const int32_t *ids
 
 static __global__ void add(float *x, const float *y, int64_t n, bool bf16)
 {
+    begin();
     int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (i < n)
         x[i] = maybe_bf16(x[i] + y[i], bf16);
@@ -39,6 +41,7 @@ extern "C" void cu_add(cu_stream s, float *x, const float *y, int64_t n, bool bf
 static __global__ void add_streams(float *x, const float *y, int64_t n, int hc, int64_t dim,
                                    bool bf16)
 {
+    begin();
     int64_t at = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (at < n * hc * dim)
         x[at] = maybe_bf16(x[at] + y[at / (hc * dim) * dim + at % dim], bf16);
@@ -57,6 +60,7 @@ extern "C" void cu_add_streams(cu_stream s, float *x, const float *y, int64_t n,
 static __global__ void swiglu(const float *gate, const float *up, float limit, int64_t n,
                               int64_t width, const float *share, bool bf16, float *h)
 {
+    begin();
     int64_t at = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (at >= n * width)
         return;
@@ -84,6 +88,7 @@ extern "C" void cu_swiglu(cu_stream s, const float *gate, const float *up, float
 static __global__ void window_store(const float *kv, const int64_t *pos0, int64_t n, int d,
                                     int64_t ring, float *window)
 {
+    begin();
     int64_t at = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (at < n * d)
         window[(*pos0 + at / d) % ring * d + at % d] = kv[at];
@@ -99,6 +104,7 @@ extern "C" void cu_window_store(cu_stream s, const float *kv, const int64_t *pos
 
 static __global__ void advance(int64_t *pos, int64_t n)
 {
+    begin();
     *pos += n;
 }
 

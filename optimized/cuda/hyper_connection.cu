@@ -81,6 +81,7 @@ __device__ void gates_of(const float *m, const cu_gates *g, int64_t i, float *ro
 
 static __global__ void hc_gates(const float *m, cu_gates g)
 {
+    begin();
     __shared__ float room[256];
     gates_of(m + (int64_t)blockIdx.x * (2 + g.hc) * g.hc, &g, blockIdx.x, room);
 }
@@ -99,6 +100,7 @@ extern "C" void cu_hc_gates(cu_stream s, const float *m, int64_t n, const cu_gat
 static __global__ void hc_head_gates(const float *m, const float *scale, const float *base,
                                      int64_t n, int hc, float eps, float *pre)
 {
+    begin();
     int64_t at = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (at < n * hc)
         pre[at] = sigmoid(m[at] * scale[0] + base[at % hc]) + eps;
@@ -120,6 +122,7 @@ static __global__ void hc_mix(cu_tensor fn, const float *streams, float eps, flo
                               float *scratch, uint32_t *tickets, cu_gates g, bool gated,
                               const uint64_t *iq2)
 {
+    begin();
     __shared__ float x[SLICE], room[256], sums[32];
     __shared__ uint32_t ticket;
     int64_t token = blockIdx.y, width = fn.cols, first = (int64_t)blockIdx.x * SLICE;
@@ -224,6 +227,7 @@ extern "C" void cu_hc_mix(cu_stream s, const cu_tensor *fn, const float *streams
 static __global__ void hc_collapse(const float *streams, const float *pre, int hc, int64_t dim,
                                    float *x, bool bf16)
 {
+    begin();
     int64_t i = blockIdx.y, k = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
     float sum = 0;
     if (k >= dim)
@@ -245,6 +249,7 @@ extern "C" void cu_hc_collapse(cu_stream s, const float *streams, const float *p
 static __global__ void hc_post(const float *block, const float *streams, const float *post,
                                const float *comb, int hc, int64_t dim, float *out, bool bf16)
 {
+    begin();
     __shared__ float c[CU_MOST_HC * CU_MOST_HC], p[CU_MOST_HC];
     int64_t i = blockIdx.y, k = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
     for (int t = threadIdx.x; t < hc * hc; t += blockDim.x)

@@ -16,6 +16,7 @@ static __global__ void indexer_scores(const float *q, const float *rows, const f
                                       int dim, int64_t n_rows, const int64_t *pos0, int ratio,
                                       bool bf16, float *scores, int64_t ld)
 {
+    begin();
     __shared__ float qs[DIM_TILE][HEAD_TILE + 4], rs[DIM_TILE][ROW_TILE + 4];
     __shared__ float part[16][ROW_TILE + 1];
     int64_t i = blockIdx.y, visible = visible_rows(n_rows, pos0, ratio, i);
@@ -89,6 +90,7 @@ extern "C" void cu_indexer_scores(cu_stream s, const float *q, const float *rows
 
 static __global__ void index_weights(float *w, int64_t n, float scale, bool bf16)
 {
+    begin();
     int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (i < n)
         w[i] = maybe_bf16(w[i] * scale, bf16);
@@ -183,6 +185,7 @@ static __global__ void __launch_bounds__(SELECT_THREADS)
     topk(const float *all_scores, int64_t ld, int64_t n_rows, const int64_t *pos0, int ratio, int k,
          int sorted, int32_t *all_out)
 {
+    begin();
     extern __shared__ uint64_t best[]; /* [sorted], a power of two, at least k */
     __shared__ int bins[BINS], above[BINS / 32], room[32], taken, wanted, equals;
     __shared__ uint32_t prefix;

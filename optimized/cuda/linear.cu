@@ -268,6 +268,7 @@ template <int T>
 static __global__ void __launch_bounds__(WARPS * 32, T == 1 ? 2 : 1)
     gemv(const __grid_constant__ gemv_args a)
 {
+    begin();
     extern __shared__ __align__(16) float x[];
     __shared__ float part[WARPS][ROWS][T];
     __shared__ cu_tensor w;
@@ -300,6 +301,7 @@ static __global__ void __launch_bounds__(WARPS * 32, T == 1 ? 2 : 1)
 /* Shapes that no unit fits: a warp an element of y. */
 static __global__ void gemv_elements(cu_segment s, const uint64_t *iq2)
 {
+    begin();
     const cu_tensor *t = s.table != NULL ? &s.table[*s.index] : &s.w;
     int64_t row = (int64_t)blockIdx.x * WARPS + threadIdx.x / 32, token = blockIdx.y;
     if (row >= s.w.rows)
@@ -404,6 +406,7 @@ typedef struct {
 static __global__ void __launch_bounds__(WARPS * 32)
     gemv_experts(const __grid_constant__ experts_args a)
 {
+    begin();
     enum { T = CU_EXPERT_TOKENS };
     extern __shared__ __align__(16) float x[];
     __shared__ float part[WARPS][ROWS][T];
@@ -433,6 +436,7 @@ static __global__ void __launch_bounds__(WARPS * 32)
 
 static __global__ void experts_elements(const __grid_constant__ experts_args a)
 {
+    begin();
     if ((int)blockIdx.y >= *a.n_groups)
         return;
     cu_expert_group e = a.groups[blockIdx.y];

@@ -4,6 +4,7 @@
 static __global__ void rmsnorm(const float *x, const float *w, float eps, int64_t dim, float *y,
                                bool bf16)
 {
+    begin();
     __shared__ float room[32];
     const float *in = x + (int64_t)blockIdx.x * dim;
     float *out = y + (int64_t)blockIdx.x * dim, sum = 0;
@@ -27,6 +28,7 @@ extern "C" void cu_rmsnorm(cu_stream s, const float *x, const float *w, float ep
 /* One warp a head. */
 static __global__ void head_norm(float *q, float eps, int64_t n, int64_t dim, bool bf16)
 {
+    begin();
     int64_t head = (int64_t)blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
     int lane = threadIdx.x % 32;
     float *v = q + head * dim, sum = 0;

@@ -4,6 +4,7 @@
 
 static __global__ void round_bf16(float *x, int64_t n)
 {
+    begin();
     int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (i < n)
         x[i] = MUTANT(4) ? cu_float_of(cu_bits_of(x[i]) & 0xffff0000u) : cu_round_to_bf16(x[i]);
@@ -19,6 +20,7 @@ extern "C" void cu_round_bf16(cu_stream s, float *x, int64_t n)
 static __global__ void round_fp8(const float *from, float *to, int64_t n, int64_t ld_from,
                                  int64_t ld_to, int64_t dim, int block, float *before)
 {
+    begin();
     int64_t blocks = (dim + block - 1) / block;
     int64_t at = (int64_t)blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
     int lane = threadIdx.x % 32;
@@ -51,6 +53,7 @@ extern "C" void cu_round_fp8(cu_stream s, const float *from, float *to, int64_t 
 
 static __global__ void round_fp4(float *x, int64_t n, int64_t dim, int block, float *before)
 {
+    begin();
     int64_t blocks = (dim + block - 1) / block;
     int64_t at = (int64_t)blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
     int lane = threadIdx.x % 32;
@@ -85,6 +88,7 @@ extern "C" void cu_round_fp4(cu_stream s, float *x, int64_t n, int64_t dim, int 
 /* A block a row, in shared memory; the butterflies in the reference's order. */
 static __global__ void hadamard(float *x, int dim, bool bf16)
 {
+    begin();
     extern __shared__ float v[];
     float *row = x + (int64_t)blockIdx.x * dim;
     float norm = (float)(1.0 / sqrt((double)dim));

@@ -4,6 +4,7 @@
 static __global__ void rope_angles(const float *inv_freq, int half, const int64_t *positions,
                                    const int64_t *pos0, int64_t n, float *cosine, float *sine)
 {
+    begin();
     int64_t at = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (at >= n * half)
         return;
@@ -27,6 +28,7 @@ extern "C" void cu_rope_angles(cu_stream s, const float *inv_freq, int half,
 static __global__ void rope(float *x, int64_t n, int heads, int d, int r, const float *cosine,
                             const float *sine, bool inverse, bool bf16)
 {
+    begin();
     int64_t at = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
     int pairs = bf16 ? d / 2 + d % 2 : r / 2; /* rounding visits the rest of the row too */
     if (at >= n * heads * pairs)

@@ -15,6 +15,7 @@ static __global__ void router(const float *logits, const float *bias, const int3
                               const int32_t *ids, int n_experts, int k, float scaling,
                               int32_t *experts, float *weights)
 {
+    begin();
     extern __shared__ float value[]; /* [n_experts], then taken [n_experts] as bytes */
     uint8_t *taken = (uint8_t *)(value + n_experts);
     int64_t i = blockIdx.x;
@@ -95,6 +96,7 @@ static __global__ void expert_pairs(const int32_t *experts, const float *weights
                                     int n_experts, int32_t *list, cu_expert_group *groups,
                                     int32_t *n_groups, float *share)
 {
+    begin();
     extern __shared__ int32_t count[]; /* [n_experts + 1] */
     for (int64_t p = threadIdx.x; p < n * k; p += blockDim.x) {
         const int32_t *places = experts + p / k * k;
@@ -161,6 +163,7 @@ extern "C" void cu_expert_pairs(cu_stream s, const int32_t *experts, const float
 static __global__ void expert_sum(const float *y, const int32_t *experts, int k, int64_t dim,
                                   float *out)
 {
+    begin();
     int64_t i = blockIdx.y, c = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (c >= dim)
         return;
