@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "hypotheses.h"
+#include "optimized/optimized.h"
 
 /* ---- the copy -------------------------------------------------------------------------------- */
 
@@ -75,6 +76,12 @@ dsv4_status trial_new(const dsv4_model *right, int layer, const hypothesis *h, t
         t->model.mtp = NULL;
     }
     t->ops = *dsv4_ops_reference();
+    const dsv4_ops *fast = dsv4_ops_cpu(dsv4_cpu_best());
+    if (fast != NULL) { /* a hundred trials: what no mistake replaces may as well be quick */
+        t->ops.linear = fast->linear;
+        t->ops.experts = fast->experts;
+        t->ops.attention = fast->attention;
+    }
     h->apply(t);
     wrong_ops_install(t);
     *out = t;

@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "optimized/optimized.h"
+
 mutant_now now;
 
 void *plan_alloc(plan *p, size_t count, size_t size)
@@ -33,6 +35,11 @@ void plan_init(plan *p, const dsv4_model *right)
     }
     p->ops = *dsv4_ops_reference();
     p->ops.name = "mutant";
+    if (dsv4_ops_cpu(dsv4_cpu_best()) != NULL) { /* an engine that is right, and faster */
+        p->ops.linear = dsv4_ops_cpu(dsv4_cpu_best())->linear;
+        p->ops.experts = dsv4_ops_cpu(dsv4_cpu_best())->experts;
+        p->ops.attention = dsv4_ops_cpu(dsv4_cpu_best())->attention;
+    }
     p->ops.embed = track_embed;
     p->ops.rope_angles = track_rope_angles;
     p->ops.hc_mix = track_hc_mix;
