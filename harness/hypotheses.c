@@ -5,7 +5,6 @@
 #include <string.h>
 
 #include "hypotheses.h"
-#include "optimized/optimized.h"
 
 /* ---- the copy -------------------------------------------------------------------------------- */
 
@@ -75,13 +74,7 @@ dsv4_status trial_new(const dsv4_model *right, int layer, const hypothesis *h, t
         t->model.config.num_hidden_layers = layer + 1;
         t->model.mtp = NULL;
     }
-    t->ops = *dsv4_ops_reference();
-    const dsv4_ops *fast = dsv4_ops_cpu(dsv4_cpu_best());
-    if (fast != NULL) { /* a hundred trials: what no mistake replaces may as well be quick */
-        t->ops.linear = fast->linear;
-        t->ops.experts = fast->experts;
-        t->ops.attention = fast->attention;
-    }
+    t->ops = engine_quick_ops(); /* a hundred trials */
     h->apply(t);
     wrong_ops_install(t);
     *out = t;

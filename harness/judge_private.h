@@ -53,6 +53,8 @@ typedef struct {
     size_t n_topk_ties, n_router_ties, cap_topk_ties, cap_router_ties;
 } layer_taint;
 
+typedef struct local_layer local_layer; /* local.c */
+
 struct judge {
     const vec_file *golden;
     const vec_case *c;
@@ -70,6 +72,8 @@ struct judge {
     double heard; /* seconds in the listener */
     double read;  /* of them: reading golden rows */
     int64_t read_bytes;
+    local_layer *local; /* [layers] where a recorded run that holds the streams of every position
+                           of every layer may have chosen otherwise; else NULL */
     bool blind; /* qat or deployed without reports of rounding: flips cannot be told apart */
     dsv4_status status;
     dsv4_error err;
@@ -107,6 +111,17 @@ const char *judge_blame(const judge *j, const slot *s, dsv4_tap_id id, int layer
  * right nor wrong. */
 typedef enum { TAP_UNKNOWN, TAP_RIGHT, TAP_WRONG } state_of_tap;
 state_of_tap judge_look(const judge *j, int layer, dsv4_tap_id id);
+
+/* local.c. A value of the reference beside a midpoint; its scores; its choice; and what follows. */
+bool local_new(judge *j);
+void local_free(judge *j);
+void local_rounded(judge *j, dsv4_tap_id id, int layer, int64_t position);
+void local_scores(judge *j, dsv4_tap_id id, int layer, int64_t position, const float *scores,
+                  int64_t n);
+void local_picked(judge *j, int layer, int64_t position, const int32_t *rows, int64_t n);
+/* Does it rest on a code that may have been rounded the other way, and on nothing else? */
+bool local_flips(const judge *j, int layer, int64_t position);
+bool local_doubts(const judge *j, dsv4_tap_id id, int layer, int64_t position);
 
 /* Last position that a row (or token) of a tap depends on. */
 int64_t judge_reach(const judge *j, dsv4_tap_id id, int layer, int64_t position);

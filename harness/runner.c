@@ -97,6 +97,7 @@ static dsv4_status new_judge(pool *p, size_t index, bool replay, dsv4_error *err
         .taps = p->o->tap_glob,
         .replay = replay,
         .shadow = p->o->shadow,
+        .local = p->o->local,
         .dump = engine_is_dump(p->o->e),
         .rounded = engine_rounds_activations(p->o->e),
         .command = p->o->command,

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "optimized/optimized.h"
+#include "harness/harness.h"
 
 mutant_now now;
 
@@ -33,13 +33,8 @@ void plan_init(plan *p, const dsv4_model *right)
         p->mtp = right->mtp[0];
         p->model.mtp = &p->mtp;
     }
-    p->ops = *dsv4_ops_reference();
+    p->ops = engine_quick_ops(); /* an engine that is right, and faster */
     p->ops.name = "mutant";
-    if (dsv4_ops_cpu(dsv4_cpu_best()) != NULL) { /* an engine that is right, and faster */
-        p->ops.linear = dsv4_ops_cpu(dsv4_cpu_best())->linear;
-        p->ops.experts = dsv4_ops_cpu(dsv4_cpu_best())->experts;
-        p->ops.attention = dsv4_ops_cpu(dsv4_cpu_best())->attention;
-    }
     p->ops.embed = track_embed;
     p->ops.rope_angles = track_rope_angles;
     p->ops.hc_mix = track_hc_mix;
