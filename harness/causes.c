@@ -112,12 +112,24 @@ static bool is_measured(const char *term)
     return false;
 }
 
+/* A mistake that was tried and fits may have begun in a tap that nobody has compared. */
+static bool shows_unseen(const char *taps, const facts *f)
+{
+    static const char unseen[] = "unseen:";
+    for (size_t i = 0; i < f->n; i++)
+        if (strncmp(f->list[i].name, unseen, sizeof unseen - 1) == 0 &&
+            name_matches(taps, f->list[i].name + sizeof unseen - 1))
+            return true;
+    return false;
+}
+
 /* 0 = the line does not fit; else the larger the more it says. */
 static int fit(const cause_line *c, dsv4_tap_id tap, const facts *f)
 {
     char term[64];
     int score = 1;
-    if (!name_matches(c->taps, dsv4_tap_name(tap)))
+    if (!name_matches(c->taps, dsv4_tap_name(tap)) &&
+        !(strncmp(c->when, "like:", 5) == 0 && shows_unseen(c->taps, f)))
         return 0;
     for (const char *p = c->when; *p != '\0'; p += strspn(p, " ")) {
         size_t n = strcspn(p, " ");
@@ -218,6 +230,32 @@ static void place_facts(const judge *j, const slot *s, dsv4_tap_id id, facts *f)
                   (long long)first_wrong, j->o.config->sliding_window);
 }
 
+/* Can the tap exist in the layer at all? */
+static bool exists(const dsv4_config *c, dsv4_tap_id id, int layer)
+{
+    if (id == DSV4_TAP_COMPRESSED_KV)
+        return c->compress_ratios[layer] > 0;
+    return (id != DSV4_TAP_INDEXER_Q && id != DSV4_TAP_INDEXER_KV &&
+            id != DSV4_TAP_INDEXER_SCORES && id != DSV4_TAP_INDEXER_TOPK) ||
+           c->compress_ratios[layer] == 4;
+}
+
+/* Taps before the failing one that nobody has compared: what is wrong may lie there. */
+static void unseen_facts(const cause_question *q, facts *f)
+{
+    const result *r = q->first;
+    bool head = r->layer < 0;
+    for (int id = head ? DSV4_TAP_HEAD_COLLAPSED : 0; id < (int)r->tap; id++) {
+        char name[FACT_NAME];
+        bool inside = id < DSV4_TAP_HEAD_COLLAPSED;
+        if (inside == head || judge_look(q->j, r->layer, (dsv4_tap_id)id) != TAP_UNKNOWN ||
+            (inside && !exists(q->j->o.config, (dsv4_tap_id)id, r->layer)))
+            continue;
+        snprintf(name, sizeof name, "unseen:%.30s", dsv4_tap_name((dsv4_tap_id)id));
+        facts_add(f, name, "%s", "");
+    }
+}
+
 static void plain_facts(const cause_question *q, const slot *s, facts *f)
 {
     const judge *j = q->j;
@@ -256,19 +294,23 @@ static void plain_facts(const cause_question *q, const slot *s, facts *f)
         facts_add(f, "value:misrounded", "%lld rows break the format's rule",
                   (long long)s->misrounded);
     place_facts(j, s, r->tap, f);
+    unseen_facts(q, f);
 }
 
 /* ---- mistakes tried ---------------------------------------------------------------------------
  */
 
-/* Takes the values of one tap at the kept positions. */
+/* Takes the values of one tap at the kept positions; and looks whether they are right where the
+ * engine's are: a mistake that spoils them is not the engine's. */
 typedef struct {
+    const judge *j;
     const slot *s;
     dsv4_tap_id id;
     int layer;
-    int64_t end; /* tokens of the case */
-    float *values;
+    int64_t end;           /* tokens of the case */
+    float *values, *right; /* [KEPT_ROWS][kept_width]; a golden row [row_len] */
     bool got[KEPT_ROWS];
+    bool refuted;
 } catcher;
 
 static int caught_row(const catcher *c, dsv4_tap_id id, int layer, int64_t position)
@@ -279,15 +321,59 @@ static int caught_row(const catcher *c, dsv4_tap_id id, int layer, int64_t posit
     return -1;
 }
 
+static bool same_set(const int32_t *a, const int32_t *b, int64_t n);
+
+/* The golden row of a position where the engine is right; -1 = none. */
+static int64_t right_row(const catcher *c, dsv4_tap_id id, int layer, int64_t position)
+{
+    const vec_tap *t = c->s->golden;
+    if (id != c->id || layer != c->layer || t == NULL || c->right == NULL)
+        return -1;
+    for (int64_t i = 0; i < t->n_rows; i++)
+        if (t->positions[i] == position)
+            return c->s->seen[i] && !c->s->is_after[i] && !c->s->tied[i] &&
+                           (dsv4_tap_is_int(id) ? !c->s->wrong_row[i]
+                                                : slot_row_rel(c->s, i) <= fail_limit(c->j, id) / 4)
+                       ? i
+                       : -1;
+    return -1;
+}
+
+static void check_right(catcher *c, int64_t row, const void *data, size_t n)
+{
+    const vec_tap *t = c->s->golden;
+    size_t width = (size_t)t->row_len;
+    if (vec_tap_read(t, row, 1, c->right, NULL) != DSV4_OK)
+        return;
+    if (dsv4_tap_is_int(c->id)) {
+        if (n == width)
+            c->refuted =
+                c->refuted || !same_set(data, (const int32_t *)(void *)c->right, t->row_len);
+        return;
+    }
+    double dd = 0, ee = 0, limit = fail_limit(c->j, c->id);
+    if (c->id == DSV4_TAP_INDEXER_SCORES)
+        return; /* rows that are not visible mean nothing */
+    for (size_t k = 0; k < width && k < n; k++) {
+        double d = (double)((const float *)data)[k] - (double)c->right[k];
+        dd += d * d;
+        ee += (double)c->right[k] * (double)c->right[k];
+    }
+    c->refuted = c->refuted || !(dd <= 16 * limit * limit * ee);
+}
+
 static bool catch_want(void *ctx, dsv4_tap_id id, int layer, int64_t position)
 {
-    return caught_row(ctx, id, layer, position) >= 0;
+    return caught_row(ctx, id, layer, position) >= 0 || right_row(ctx, id, layer, position) >= 0;
 }
 
 static void catch_tap(void *ctx, dsv4_tap_id id, int layer, int64_t position, void *data, size_t n)
 {
     catcher *c = ctx;
     int row = caught_row(c, id, layer, position);
+    int64_t right = row < 0 ? right_row(c, id, layer, position) : -1;
+    if (right >= 0)
+        check_right(c, right, data, n);
     if (row < 0 || c->got[row])
         return;
     size_t width = (size_t)c->s->kept_width;
@@ -350,7 +436,8 @@ static dsv4_status try_one(const cause_question *q, const slot *s, const hypothe
 {
     enum { MOST_SHARED = 256 };
     const dsv4_taps *taps[MOST_SHARED];
-    catcher c = {.s = s, .id = q->first->tap, .layer = q->first->layer, .end = q->j->c->context};
+    catcher c = {
+        .j = q->j, .s = s, .id = q->first->tap, .layer = q->first->layer, .end = q->j->c->context};
     const dsv4_taps deaf = {.ctx = &c, .want = want_nothing, .tap = catch_tap};
     const dsv4_taps ears = {.ctx = &c, .want = catch_want, .tap = catch_tap};
     engine *e = NULL;
@@ -361,7 +448,8 @@ static dsv4_status try_one(const cause_question *q, const slot *s, const hypothe
     for (size_t i = 0; i < q->n_chain; i++)
         taps[i] = i + 1 == q->n_chain ? &ears : &deaf;
     c.values = dsv4_alloc((size_t)(KEPT_ROWS * s->kept_width), sizeof *c.values, "a trial", err);
-    dsv4_status status = c.values != NULL ? DSV4_OK : DSV4_E_MACHINE;
+    c.right = dsv4_alloc((size_t)s->golden->row_len, sizeof *c.right, "a trial", err);
+    dsv4_status status = c.values != NULL && c.right != NULL ? DSV4_OK : DSV4_E_MACHINE;
     if (status == DSV4_OK)
         status = trial_new(q->o->model, c.layer, h, &t, err);
     if (status == DSV4_OK && !t->failed)
@@ -369,10 +457,11 @@ static dsv4_status try_one(const cause_question *q, const slot *s, const hypothe
     if (status == DSV4_OK && !t->failed)
         status = engine_run(e, q->chain, taps, q->n_chain, t->model.mtp != NULL, q->chunk, err);
     if (status == DSV4_OK && !t->failed)
-        *share = distance(&c);
+        *share = c.refuted ? INFINITY : distance(&c);
     engine_close(e);
     trial_free(t);
     free(c.values);
+    free(c.right);
     return status;
 }
 
@@ -380,36 +469,51 @@ static dsv4_status try_one(const cause_question *q, const slot *s, const hypothe
  * golden is; a hundred times nearer, and nothing else need be tried. */
 enum { NEARER = 10, EXACT = 100 };
 
-static dsv4_status try_all(const cause_question *q, const slot *s, facts *f, dsv4_error *err)
+/* Can the mistake show first in the failing tap, or in one before it that nobody has compared? */
+static bool may_show(const hypothesis *h, const cause_question *q, const facts *f)
 {
-    enum { LONGEST = 600 };
-    const char *tap = dsv4_tap_name(q->first->tap);
+    return name_matches(h->taps, dsv4_tap_name(q->first->tap)) || shows_unseen(h->taps, f);
+}
+
+static dsv4_status try_these(const cause_question *q, const slot *s, bool decode, facts *f,
+                             dsv4_error *err)
+{
     dsv4_status status = DSV4_OK;
-    if (q->o->model == NULL || s->n_kept == 0 || q->j->c->context > LONGEST ||
-        q->o->weights != WEIGHTS_EXACT)
-        return DSV4_OK;
     for (const hypothesis *h = hypotheses; h->name != NULL && status == DSV4_OK; h++) {
         char name[FACT_NAME];
         double share = INFINITY;
-        if (!name_matches(h->taps, tap) || h->decode != q->first->decode)
+        if (h->decode != decode || !may_show(h, q, f))
             continue;
         status = try_one(q, s, h, &share, err);
         if (status != DSV4_OK || !(share * NEARER <= 1))
             continue;
         snprintf(name, sizeof name, "like:%.30s", h->name);
-        if (dsv4_tap_is_int(q->first->tap))
+        if (dsv4_tap_is_int(q->first->tap)) {
             facts_add(f, name,
-                      "the reference with this mistake makes the engine's choice at %d "
-                      "positions",
+                      "the reference with this mistake makes the engine's choice at %d positions",
                       s->n_kept);
-        else
-            facts_add(f, name,
-                      "the reference with this mistake comes within %.2g of the engine's values, "
-                      "where golden's distance is 1",
-                      share);
+            continue; /* another may make it, too */
+        }
+        facts_add(f, name,
+                  "the reference with this mistake comes within %.2g of the engine's values, "
+                  "where golden's distance is 1",
+                  share);
         if (share * EXACT <= 1)
             break;
     }
+    return status;
+}
+
+/* Prefills meet decode steps as well: a single token that is appended to a shared run. */
+static dsv4_status try_all(const cause_question *q, const slot *s, facts *f, dsv4_error *err)
+{
+    enum { LONGEST = 600 };
+    if (q->o->model == NULL || s->n_kept == 0 || s->golden == NULL || q->j->c->context > LONGEST ||
+        q->o->weights != WEIGHTS_EXACT)
+        return DSV4_OK;
+    dsv4_status status = try_these(q, s, q->first->decode, f, err);
+    if (status == DSV4_OK && !q->first->decode && facts_find(f, "like:*") == NULL)
+        status = try_these(q, s, true, f, err);
     return status;
 }
 
@@ -450,6 +554,7 @@ dsv4_status causes_find(const cause_question *q, results *out, dsv4_error *err)
     plain_facts(q, s, f);
     detect_values(q->j, s, q->first->tap, q->first->layer, f);
     detect_turns(q->j, s, q->first->tap, q->first->layer, f);
+    detect_rounding(q->j, s, q->first->tap, f);
     if (facts_find(f, "turn:*") == NULL && facts_find(f, "like:*") == NULL)
         status = try_all(q, s, f, err);
     if (getenv("DSV4_SHOW_FACTS") != NULL)

@@ -9,7 +9,7 @@
 /* ---- facts: what is true of the first divergence ----------------------------------------------
  */
 
-enum { FACT_NAME = 40, FACT_TEXT = 200, MAX_FACTS = 96 };
+enum { FACT_NAME = 40, FACT_TEXT = 200, MAX_FACTS = 160 };
 
 typedef struct {
     char name[FACT_NAME]; /* "turn:half-split", "kind:csa" */
@@ -27,6 +27,9 @@ const fact *facts_find(const facts *f, const char *name);
 
 /* detect.c: facts from the kept rows alone; needs no model. */
 void detect_values(const judge *j, const slot *s, dsv4_tap_id id, int layer, facts *f);
+
+/* detect_rounding.c: which other rule makes the engine's rounded values of its unrounded ones. */
+void detect_rounding(const judge *j, const slot *s, dsv4_tap_id id, facts *f);
 
 /* detect_turns.c: which rotation the engine made of a rotated tap. */
 void detect_turns(const judge *j, const slot *s, dsv4_tap_id id, int layer, facts *f);

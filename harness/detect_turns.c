@@ -250,7 +250,7 @@ static double share_of(const judge *j, const slot *s, dsv4_tap_id id, int layer,
 
 void detect_turns(const judge *j, const slot *s, dsv4_tap_id id, int layer, facts *f)
 {
-    enum { NEARER = 10 };
+    enum { NEARER = 10, MUCH = 5 };
     const dsv4_config *c = j->o.config;
     bool index = id == DSV4_TAP_INDEXER_Q || id == DSV4_TAP_INDEXER_KV;
     bool turned = id == DSV4_TAP_Q || id == DSV4_TAP_KV || id == DSV4_TAP_COMPRESSED_KV || index;
@@ -270,14 +270,17 @@ void detect_turns(const judge *j, const slot *s, dsv4_tap_id id, int layer, fact
                         .c = c,
                         .half = half,
                         .first = c->compress_ratios[layer] == 0};
+        double share[TURNS], best = INFINITY;
         for (int i = 0; i < TURNS; i++) {
-            double share = share_of(j, s, id, layer, i, &p, y, angle);
-            if (share * NEARER <= 1)
+            share[i] = share_of(j, s, id, layer, i, &p, y, angle);
+            best = fmin(best, share[i]);
+        }
+        for (int i = 0; i < TURNS; i++) /* what is far nearer than the others is meant */
+            if (share[i] * NEARER <= 1 && share[i] <= MUCH * best)
                 facts_add(f, turns[i].name,
                           "turned so, golden's row comes within %.2g of the engine's, its own "
                           "distance being 1",
-                          share);
-        }
+                          share[i]);
     }
     free(plain);
     free(compressed);

@@ -91,6 +91,7 @@ slot *judge_open(judge *j, dsv4_tap_id id, int layer)
     s->row_dd = get(j, t->n_rows, sizeof(double), "judged rows");
     s->row_ee = get(j, t->n_rows, sizeof(double), "judged rows");
     s->tied = get(j, t->n_rows, 1, "judged rows");
+    s->wrong_row = get(j, t->n_rows, 1, "judged rows");
     if (t->row_len > j->scratch) {
         free(j->expected);
         free(j->other);
@@ -397,6 +398,7 @@ static void judge_selection(judge *j, slot *s, dsv4_tap_id id, int layer, int64_
     const budget *b = judge_budget(j, "@selection", rows);
     if (b == NULL || gap > b->fail) {
         s->wrong_sets++;
+        s->wrong_row[row] = 1;
         keep_row(j, s, position, e, a, k);
         if (!(gap <= s->worst_gap) || s->wrong_sets == 1) {
             s->worst_gap = gap;
@@ -751,11 +753,14 @@ void judge_free(judge *j)
         free(s->row_dd);
         free(s->row_ee);
         free(s->tied);
+        free(s->wrong_row);
         free(s->sets);
         free(s->scores);
         free(s->before);
         free(s->kept_expected);
         free(s->kept_actual);
+        free(s->unrounded);
+        free(s->rounded);
     }
     for (int l = 0; j->taint != NULL && l <= j->layers; l++) {
         free(j->taint[l].topk_ties);

@@ -7,7 +7,7 @@
 
 #include "harness.h"
 
-enum { KEPT_ROWS = 3 };
+enum { KEPT_ROWS = 6 };
 
 /* One tap of one layer. */
 typedef struct {
@@ -22,13 +22,16 @@ typedef struct {
     int64_t ties, flips, wrong_sets, changed;
     double worst_gap; /* of the wrong sets, in units of the largest score */
     int64_t wrong_position;
-    double jaccard;        /* lowest */
-    double row_cosine;     /* lowest cosine of a row */
-    int64_t misrounded;    /* rows that the engine rounded otherwise than the format says */
-    int64_t misrounded_at; /* position of the first */
+    double jaccard;             /* lowest */
+    double row_cosine;          /* lowest cosine of a row */
+    int64_t misrounded;         /* rows that the engine rounded otherwise than the format says */
+    int64_t misrounded_at;      /* position of the first, and its values */
+    float *unrounded, *rounded; /* [rounded_n] */
+    int64_t rounded_n;
     int64_t off_formula; /* router_weights: rows that do not follow from the engine's own logits */
     int32_t *sets;       /* selections of the engine [n_rows][row_len], if ids must be kept */
     uint8_t *tied;       /* [n_rows] */
+    uint8_t *wrong_row;  /* [n_rows] selections that differ beyond a tie */
     float *scores;       /* scores of the engine [n_rows][scores_width], for the margins */
     int64_t scores_width;
     int64_t top1_lost; /* logits: positions with another top-1 */

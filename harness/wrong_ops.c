@@ -6,9 +6,30 @@
 
 #include "hypotheses.h"
 
-static _Thread_local const trial *now;  /* whose mistakes the operators make */
-static _Thread_local int post_call;     /* calls of hc_post since the last embed */
-static _Thread_local int64_t block_pos; /* position of the block's first token */
+static _Thread_local const trial *now; /* whose mistakes the operators make */
+static _Thread_local int post_call;    /* calls of hc_post since the last embed */
+/* The block: position of its first token, tokens; where the last block of several tokens ended. */
+static _Thread_local int64_t block_pos, block_n, prompt_end;
+static _Thread_local int64_t angle_pos; /* of the last call of rope_angles */
+static _Thread_local bool
+    angles_seen;                      /* since the last hc_mix: the embedding is the main model's */
+static _Thread_local bool mtp_begins; /* between the MTP layer's embedding and its first hc_mix */
+static _Thread_local bool in_attention;
+static _Thread_local int layer_now;
+enum { MOST_LAYERS = 128 };
+static _Thread_local int64_t pooled_at[2 * MOST_LAYERS]; /* block_pos + 1 of the last row made */
+
+static bool decoding(void)
+{
+    return block_n == 1 && block_pos > 0;
+}
+
+/* Does the mistake, if it is made in decode steps alone, spare this block? */
+static bool spared(const mistake *m)
+{
+    return m->decode_only && !decoding();
+}
+
 static const dsv4_ops *ref(void)
 {
     return dsv4_ops_reference();
@@ -19,7 +40,8 @@ static const dsv4_ops *ref(void)
 static bool sees_row(const dsv4_attention_args *a, const mistake *m, int64_t i, int64_t row,
                      int64_t limit)
 {
-    int64_t from = m->topk_flattened ? 0 : i, to = m->topk_flattened ? a->n - 1 : i;
+    bool all = m->topk_flattened || m->topk_of_block;
+    int64_t from = all ? 0 : i, to = all ? a->n - 1 : i;
     if (row < m->rows_skip || row >= limit)
         return false;
     if (a->topk == NULL || m->topk_ignored)
@@ -40,14 +62,25 @@ static int64_t visible(const dsv4_attention_args *a, const mistake *m, int64_t i
         last--;
     if (m->window_from_block && first < a->pos0)
         first = a->pos0;
+    if (m->window_of_step && first < prompt_end - 1)
+        first = prompt_end - 1;
+    if (m->window_frozen) {
+        first = prompt_end - a->window_size + 1;
+        last = prompt_end < t ? prompt_end : t;
+    }
     first = first > a->window_pos0 ? first : a->window_pos0;
-    for (int64_t p = first; p <= last; p++)
-        out[n++] = a->window + (p - a->window_pos0) * a->dim;
+    for (int64_t p = first; p <= last; p++) {
+        int64_t slot = m->window_overwritten ? p + (end - p) / a->window_size * a->window_size : p;
+        out[n++] = a->window + (slot - a->window_pos0) * a->dim;
+    }
     if (a->ratio == 0 || m->rows_hidden)
         return n;
     int64_t limit = (t + 1 - m->rows_late) / a->ratio, most = (end + 1) / a->ratio;
-    if (m->rows_of_block_end || (m->rows_none_all && limit == 0))
+    if (m->rows_of_block_end || (m->rows_none_all && limit == 0) ||
+        (m->topk_of_block && a->topk != NULL))
         limit = most;
+    if (m->rows_of_prompt && limit > prompt_end / a->ratio)
+        limit = prompt_end / a->ratio;
     if (m->rows_most > 0 && a->topk == NULL && limit > m->rows_most)
         limit = m->rows_most;
     for (int64_t j = 0; j < limit; j++)
@@ -59,7 +92,7 @@ static int64_t visible(const dsv4_attention_args *a, const mistake *m, int64_t i
 static bool wrong_attention(const dsv4_attention_args *a, float *out)
 {
     const mistake *m = &now->m;
-    if (m->decode_only && !(a->n == 1 && a->pos0 > 0))
+    if (spared(m))
         return ref()->attention(a, out);
     int64_t most = a->pos0 + 2 * a->n + (a->ratio > 0 ? (a->pos0 + a->n) / a->ratio : 0) + 1;
     const float **rows = dsv4_alloc((size_t)most, sizeof *rows, "attention", NULL);
@@ -138,10 +171,15 @@ static void wrong_hc_gates(const float *mixes, const float *scale, const float *
                 c[k] = exp(c[k]);
         }
         if (m->comb_start == COMB_SOFTMAX)
-            softmax_lines(c, hc, m->comb_column_first);
-        for (int k = 0; k < hc * hc && m->comb_start != COMB_EXP; k++)
+            softmax_lines(c, hc, m->comb_column_first || m->comb_axis != START_ROWS);
+        for (int pass = 1; pass < passes && m->comb_axis == START_COLUMNS_THEN_ROWS; pass++) {
+            divide(c, hc, false, e);
+            divide(c, hc, true, e);
+        }
+        bool done = m->comb_start == COMB_EXP || m->comb_axis == START_COLUMNS_THEN_ROWS;
+        for (int k = 0; k < hc * hc && !done; k++)
             c[k] += e;
-        for (int pass = 0; pass < passes && m->comb_start != COMB_EXP; pass++) {
+        for (int pass = 0; pass < passes && !done; pass++) {
             if (pass > 0)
                 divide(c, hc, m->comb_column_first, e);
             divide(c, hc, !m->comb_column_first, e);
@@ -164,7 +202,8 @@ static void wrong_hc_post(const float *block, const float *streams, const float 
                 if (m->post_narrowed)
                     gate = (double)post[i * hc];
                 for (int a = 0; a < hc; a++) {
-                    double c = m->comb_identity     ? (a == to)
+                    double c = m->post_of_first     ? (a == 0)
+                               : m->comb_identity   ? (a == to)
                                : m->comb_transposed ? (double)comb[(i * hc + to) * hc + a]
                                                     : (double)comb[(i * hc + a) * hc + to];
                     sum += c * (double)streams[(i * hc + a) * dim + k];
@@ -189,8 +228,8 @@ static void wrong_hc_collapse(const float *streams, const float *pre, int64_t n,
 }
 
 /* The product reads the streams as [D][hc]; the norm of all is the same. */
-static void wrong_hc_mix(const dsv4_tensor *fn, const float *streams, float eps, int64_t n,
-                         float *out)
+static void wrong_hc_mix_order(const dsv4_tensor *fn, const float *streams, float eps, int64_t n,
+                               float *out)
 {
     int64_t width = fn->cols;
     int hc = now->model.config.hc_mult;
@@ -204,12 +243,35 @@ static void wrong_hc_mix(const dsv4_tensor *fn, const float *streams, float eps,
     free(turned);
 }
 
+/* Where in the model are we? */
+static void watch_hc_mix(const dsv4_tensor *fn, const float *streams, float eps, int64_t n,
+                         float *out)
+{
+    int64_t width = fn->cols, hc = now->model.config.hc_mult;
+    angles_seen = mtp_begins = in_attention = false;
+    for (int l = 0; l < now->model.config.num_hidden_layers; l++)
+        if (fn == &now->layers[l].hc_attn.fn || fn == &now->layers[l].hc_ffn.fn) {
+            layer_now = l;
+            in_attention = fn == &now->layers[l].hc_attn.fn;
+        }
+    if (now->m.embed_one_stream && fn == &now->layers[0].hc_attn.fn)
+        for (int64_t i = 0; i < n; i++) /* the session's own buffer */
+            memset((float *)(uintptr_t)streams + i * width + width / hc, 0,
+                   (size_t)(width - width / hc) * sizeof *streams);
+    if (now->m.mix_interleaved)
+        wrong_hc_mix_order(fn, streams, eps, n, out);
+    else
+        ref()->hc_mix(fn, streams, eps, n, out);
+}
+
 static void wrong_hc_head_gates(const float *m, const float *scale, const float *base, int64_t n,
                                 int hc, float eps, float *pre)
 {
     ref()->hc_head_gates(m, scale, base, n, hc, eps, pre);
     for (int64_t i = 0; i < n * hc; i++)
-        pre[i] = now->m.head_mean ? 1.0f / (float)hc : 2 * pre[i];
+        pre[i] = now->m.head_mean    ? 1.0f / (float)hc
+                 : now->m.head_first ? (i % hc == 0 ? 1.0f : 0.0f)
+                                     : 2 * pre[i];
 }
 
 /* ---- norms, rotation of the output ---------------------------------------------------------- */
@@ -231,6 +293,17 @@ static void wrong_rmsnorm(const float *x, const float *w, float eps, int64_t n, 
                           float *y)
 {
     const mistake *m = &now->m;
+    if (m->mtp_no_hnorm && mtp_begins && y == x)
+        return;
+    if (m->mtp_narrowed) {
+        int hc = now->model.config.hc_mult;
+        bool streams = mtp_begins && y == x;
+        ref()->rmsnorm(x, w, eps, n, dim, y);
+        for (int64_t i = 0; streams && i < n; i++)
+            if (i % hc != 0)
+                memcpy(y + i * dim, y + i / hc * hc * dim, (size_t)dim * sizeof *y);
+        return;
+    }
     if (is_weight(w, m->norm_skipped, dim)) {
         memmove(y, x, (size_t)(n * dim) * sizeof *y);
         return;
@@ -261,6 +334,20 @@ static void wrong_head_norm(float *q, float eps, int64_t n, int64_t dim, bool bf
     (void)q, (void)eps, (void)n, (void)dim, (void)bf16; /* left out */
 }
 
+/* Group g of token t is read at place (t, g) of a layout [groups][n]. */
+static void wrong_token_axis(float *x, int64_t n, int64_t groups, int64_t width)
+{
+    float *copy = dsv4_alloc((size_t)(n * groups * width), sizeof *copy, "heads", NULL);
+    if (copy == NULL)
+        return;
+    memcpy(copy, x, (size_t)(n * groups * width) * sizeof *copy);
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t g = 0; g < groups; g++)
+            memcpy(x + (i * groups + g) * width, copy + (g * n + i) * width,
+                   (size_t)width * sizeof *x);
+    free(copy);
+}
+
 static void wrong_rope(float *x, int64_t n, int heads, int d, int r, const float *cos_table,
                        const float *sin_table, bool inverse)
 {
@@ -272,6 +359,10 @@ static void wrong_rope(float *x, int64_t n, int heads, int d, int r, const float
     if (!inverse || m->groups == GROUPS_IN_ORDER)
         return;
     int groups = now->model.config.o_groups, per = heads / groups;
+    if (m->groups == GROUPS_TOKENS) {
+        wrong_token_axis(x, n, groups, (int64_t)per * d);
+        return;
+    }
     float *copy = dsv4_alloc((size_t)(heads * d), sizeof *copy, "heads", NULL);
     for (int64_t i = 0; copy != NULL && i < n; i++) {
         memcpy(copy, x + i * heads * d, (size_t)(heads * d) * sizeof *copy);
@@ -290,7 +381,22 @@ static void wrong_pool(const float *prev_kv, const float *prev_z, const float *k
                        int ratio, int lanes, int dim, float *c)
 {
     const mistake *m = &now->m;
-    int width = lanes * dim, own = (lanes - 1) * dim, last = ratio;
+    int width = lanes * dim, own = (lanes - 1) * dim, last = ratio, lost = 0;
+    bool index = dim == now->model.config.index_head_dim && ratio == 4;
+    int64_t *made = &pooled_at[2 * (layer_now % MOST_LAYERS) + (index ? 1 : 0)];
+    bool first = *made != block_pos + 1; /* the first row of this block has begun in the last one */
+    *made = block_pos + 1;
+    if (spared(m)) {
+        ref()->compressor_pool(prev_kv, prev_z, kv, z, ratio, lanes, dim, c);
+        return;
+    }
+    if (m->pool == POOL_BLOCK_TAIL && first)
+        lost = (int)(block_pos % ratio);
+    if (m->pool == POOL_PROMPT_TAIL && prompt_end > block_pos + 1 - ratio)
+        lost = (int)(prompt_end - (block_pos + 1 - ratio));
+    lost = lost < ratio ? lost : ratio - 1;
+    if (m->pool == POOL_DECODE_ALONE)
+        prev_kv = prev_z = NULL;
     bool zeros = m->pool == POOL_ZEROS_BEFORE && prev_kv == NULL && lanes == 2, swapped = false;
     if (m->pool == POOL_ALONE)
         prev_kv = prev_z = NULL;
@@ -302,7 +408,7 @@ static void wrong_pool(const float *prev_kv, const float *prev_z, const float *k
         int mine = swapped ? k : own + k, theirs = swapped ? own + k : k;
         double max = -INFINITY, sum = 0, weighted = 0;
         for (int t = 0; t < ratio; t++) {
-            max = fmax(max, (double)z[t * width + mine]);
+            max = t < lost ? max : fmax(max, (double)z[t * width + mine]);
             max = fmax(max, zeros ? 0 : prev_z != NULL ? (double)prev_z[t * width + theirs] : max);
         }
         for (int t = 0; t < ratio; t++) {
@@ -312,7 +418,7 @@ static void wrong_pool(const float *prev_kv, const float *prev_z, const float *k
                 sum += e;
                 weighted += e * (zeros ? 0 : (double)prev_kv[t * width + theirs]);
             }
-            if (t >= last)
+            if (t >= last || t < lost)
                 continue;
             double e = m->pool == POOL_MEAN ? 1 : exp((double)z[t * width + mine] - max);
             sum += e;
@@ -320,6 +426,27 @@ static void wrong_pool(const float *prev_kv, const float *prev_z, const float *k
         }
         c[k] = (float)(weighted / sum);
     }
+}
+
+static void wrong_linear(const dsv4_tensor *w, const float *x, int64_t ldx, int64_t n, float *y,
+                         int64_t ldy)
+{
+    const dsv4_layer *l = &now->layers[layer_now];
+    const dsv4_compressor_weights *a = &l->compressor, *b = &l->indexer.compressor;
+    now->right_ops.linear(w, x, ldx, n, y, ldy);
+    if (in_attention && (w == &a->wkv || w == &a->wgate || w == &b->wkv || w == &b->wgate))
+        for (int64_t i = 0; i + 1 < n; i++)
+            memset(y + i * ldy, 0, (size_t)w->rows * sizeof *y);
+}
+
+/* In the attention block the position bias is all that is added: its slot is counted from the first
+ * decode step. y lies in the block's table of slots. */
+static void wrong_add(float *x, const float *y, int64_t n)
+{
+    int ratio = now->layers[layer_now].ratio;
+    if (in_attention && decoding() && ratio > 0)
+        y += ((block_pos - prompt_end) % ratio - block_pos % ratio) * n;
+    ref()->add(x, y, n);
 }
 
 static void wrong_scores(const float *q, const float *rows, const float *w, int heads, int dim,
@@ -354,7 +481,13 @@ static void wrong_topk(const float *scores, int64_t n, int k, int32_t *out)
                    : m->pick == PICK_NEWEST ? (float)j
                                             : scores[j];
     int64_t seen = m->pick == PICK_FIRST_TILE && n > TILE ? TILE : n;
+    if (m->pick == PICK_FIRST_COUNT && (block_pos + 1) / 4 < n)
+        seen = (block_pos + 1) / 4;
+    if (m->pick == PICK_SUFFIX && block_pos > 0 && (block_n + 3) / 4 < n)
+        seen = (block_n + 3) / 4;
     ref()->topk(other, seen, k, out);
+    for (int s = k - m->pick_fewer; s < k && !spared(m); s++)
+        out[s] = -1;
     free(other);
 }
 
@@ -466,6 +599,15 @@ static void wrong_swiglu(const float *gate, const float *up, float limit, int64_
     }
 }
 
+static bool unclamped_experts(const dsv4_experts_args *a, float *out)
+{
+    dsv4_experts_args b = *a;
+    dsv4_layer l = *a->layer;
+    l.swiglu_limit = spared(&now->m) ? l.swiglu_limit : 0;
+    b.layer = &l;
+    return now->right_ops.experts(&b, out);
+}
+
 static bool wrong_experts(const dsv4_experts_args *a, float *out)
 {
     const mistake *m = &now->m;
@@ -509,12 +651,19 @@ static bool wrong_experts(const dsv4_experts_args *a, float *out)
 
 static void wrong_embed(const dsv4_tensor *table, const int32_t *ids, int64_t n, float *x)
 {
+    mtp_begins = !angles_seen;
     post_call = 0;
+    if (!mtp_begins) {
+        block_pos = angle_pos;
+        block_n = n;
+        prompt_end = n > 1 ? block_pos + n : prompt_end;
+    }
+    angles_seen = false;
     for (int64_t i = 0; i < n; i++) {
         int64_t id = ids[i];
         if (now->m.embed == EMBED_NEXT)
             id = (id + 1) % table->rows;
-        else if (now->m.embed == EMBED_LAST)
+        else if (now->m.embed == EMBED_LAST || (now->m.mtp_not_shifted && mtp_begins))
             id = ids[i > 0 ? i - 1 : 0];
         dsv4_tensor_row(table, id, x + i * table->cols);
     }
@@ -524,8 +673,13 @@ static void watch_angles(const float *inv_freq, int half, const int64_t *positio
                          float *cos_table, float *sin_table)
 {
     if (n > 0)
-        block_pos = positions[0];
+        angle_pos = positions[0];
+    angles_seen = true;
     ref()->rope_angles(inv_freq, half, positions, n, cos_table, sin_table);
+    for (int64_t i = 0; i < n && mtp_begins && now->m.mtp_doubled; i++) {
+        int64_t twice = 2 * positions[i];
+        ref()->rope_angles(inv_freq, half, &twice, 1, cos_table + i * half, sin_table + i * half);
+    }
 }
 
 /* A block scaled to [-limit, limit], rounded by `rule` at a scale of one power of two. */
@@ -570,9 +724,27 @@ static void wrong_fp4(float *x, int64_t n, int64_t dim, int block)
         round_scaled(x + k, block, 6, false, false, false);
 }
 
+/* Rows come one at a time, queries by heads. */
 static void wrong_hadamard(float *x, int64_t n, int dim)
 {
-    (void)x, (void)n, (void)dim; /* left out */
+    if ((now->m.hadamard == HADAMARD_QUERY && n > 1) ||
+        (now->m.hadamard == HADAMARD_ROWS && n == 1))
+        ref()->hadamard(x, n, dim);
+}
+
+void wrong_rounding(const mistake *m, dsv4_rounding kind, float *x, int64_t heads, int64_t dim,
+                    int block)
+{
+    static const trial nobody;
+    trial t = nobody;
+    const trial *keep = now;
+    t.m = *m;
+    now = &t;
+    if (kind == DSV4_ROUND_FP8)
+        wrong_fp8(x, heads, dim, dim, block);
+    else
+        wrong_fp4(x, heads, dim, block);
+    now = keep;
 }
 
 /* ---- which of them a trial needs ------------------------------------------------------------ */
@@ -583,25 +755,29 @@ void wrong_ops_install(trial *t)
     dsv4_ops *o = &t->ops;
     static const mistake none;
     now = t;
-    post_call = 0;
+    post_call = layer_now = 0;
+    block_pos = block_n = prompt_end = 0;
+    angles_seen = mtp_begins = in_attention = false;
+    memset(pooled_at, 0, sizeof pooled_at);
+    t->ops = t->right_ops;
     o->name = "trial";
     o->embed = wrong_embed;
     o->rope_angles = watch_angles;
+    o->hc_mix = watch_hc_mix;
     if (memcmp(m, &none, offsetof(mistake, comb_start)) != 0)
         o->attention = wrong_attention;
     if (m->comb_start != COMB_SOFTMAX || m->comb_column_first || m->comb_no_eps || m->pre_no_eps ||
-        m->sinkhorn_passes > 0)
+        m->sinkhorn_passes > 0 || m->comb_axis != START_ROWS)
         o->hc_gates = wrong_hc_gates;
     if (m->comb_transposed || m->comb_identity || m->post_ungated || m->post_narrowed ||
-        m->post_lost > 0)
+        m->post_of_first || m->post_lost > 0)
         o->hc_post = wrong_hc_post;
     if (m->pre_mean)
         o->hc_collapse = wrong_hc_collapse;
-    if (m->mix_interleaved)
-        o->hc_mix = wrong_hc_mix;
-    if (m->head_mean || m->head_doubled)
+    if (m->head_mean || m->head_first || m->head_doubled)
         o->hc_head_gates = wrong_hc_head_gates;
-    if (m->norm != NORM_RMS || m->norm_twice != NULL || m->norm_skipped != NULL)
+    if (m->norm != NORM_RMS || m->norm_twice != NULL || m->norm_skipped != NULL ||
+        m->mtp_narrowed || m->mtp_no_hnorm)
         o->rmsnorm = wrong_rmsnorm;
     if (m->head_norm_skipped)
         o->head_norm = wrong_head_norm;
@@ -609,6 +785,12 @@ void wrong_ops_install(trial *t)
         o->rope = wrong_rope;
     if (m->pool != POOL_RIGHT)
         o->compressor_pool = wrong_pool;
+    if (m->pool_block_last)
+        o->linear = wrong_linear;
+    if (m->bias_phase)
+        o->add = wrong_add;
+    if (m->experts_unclamped)
+        o->experts = unclamped_experts;
     if (m->score != SCORE_RIGHT)
         o->indexer_scores = wrong_scores;
     if (m->pick != PICK_RIGHT)
@@ -627,6 +809,6 @@ void wrong_ops_install(trial *t)
         o->round_fp8 = wrong_fp8;
     if (m->fp4 != FP4_RIGHT)
         o->round_fp4 = wrong_fp4;
-    if (m->no_hadamard)
+    if (m->hadamard != HADAMARD_BOTH)
         o->hadamard = wrong_hadamard;
 }
