@@ -68,7 +68,9 @@ void judge_check_weights(judge *j, int layer, int64_t row, const float *weights,
                 worst = fmax(worst, fabs((double)weights[i] - right) / right);
             }
         }
-    judge_slot(j, layer, DSV4_TAP_ROUTER_WEIGHTS)->off_formula += !(worst <= 1e-4);
+    slot *w = judge_slot(j, layer, DSV4_TAP_ROUTER_WEIGHTS);
+    w->off_formula += !(worst <= 1e-4);
+    w->formula_gap = fmax(w->formula_gap, worst);
 }
 
 /* ---- inference ------------------------------------------------------------------------------- */

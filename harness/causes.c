@@ -293,6 +293,10 @@ static void plain_facts(const cause_question *q, const slot *s, facts *f)
     if (s->misrounded > 0)
         facts_add(f, "value:misrounded", "%lld rows break the format's rule",
                   (long long)s->misrounded);
+    if (s->off_formula > 0 && s->formula_gap < 2e-2)
+        facts_add(f, "value:nearly-formula",
+                  "the weights follow from the engine's own logits and choice but for %.2g",
+                  s->formula_gap);
     place_facts(j, s, r->tap, f);
     unseen_facts(q, f);
 }
@@ -478,28 +482,40 @@ static bool may_show(const hypothesis *h, const cause_question *q, const facts *
 static dsv4_status try_these(const cause_question *q, const slot *s, bool decode, facts *f,
                              dsv4_error *err)
 {
+    enum { MOST = 24 };
+    struct {
+        const hypothesis *h;
+        double share;
+    } fits[MOST];
+    size_t n = 0, exact = 0;
     dsv4_status status = DSV4_OK;
     for (const hypothesis *h = hypotheses; h->name != NULL && status == DSV4_OK; h++) {
-        char name[FACT_NAME];
         double share = INFINITY;
         if (h->decode != decode || !may_show(h, q, f))
             continue;
         status = try_one(q, s, h, &share, err);
-        if (status != DSV4_OK || !(share * NEARER <= 1))
+        if (status != DSV4_OK || !(share * NEARER <= 1) || n == MOST)
             continue;
-        snprintf(name, sizeof name, "like:%.30s", h->name);
-        if (dsv4_tap_is_int(q->first->tap)) {
+        fits[n].h = h;
+        fits[n++].share = share;
+        exact += share * EXACT <= 1;
+        if (exact == MOST_CAUSES && !dsv4_tap_is_int(q->first->tap))
+            break;
+    }
+    for (size_t i = 0; i < n; i++) {
+        char name[FACT_NAME];
+        if (exact > 0 && fits[i].share * EXACT > 1) /* near, where another is there */
+            continue;
+        snprintf(name, sizeof name, "like:%.30s", fits[i].h->name);
+        if (dsv4_tap_is_int(q->first->tap))
             facts_add(f, name,
                       "the reference with this mistake makes the engine's choice at %d positions",
                       s->n_kept);
-            continue; /* another may make it, too */
-        }
-        facts_add(f, name,
-                  "the reference with this mistake comes within %.2g of the engine's values, "
-                  "where golden's distance is 1",
-                  share);
-        if (share * EXACT <= 1)
-            break;
+        else
+            facts_add(f, name,
+                      "the reference with this mistake comes within %.2g of the engine's values, "
+                      "where golden's distance is 1",
+                      fits[i].share);
     }
     return status;
 }
@@ -537,30 +553,17 @@ static void gather(const cause_line *c, const facts *f, char *text, size_t size)
     }
 }
 
-dsv4_status causes_find(const cause_question *q, results *out, dsv4_error *err)
+dsv4_status causes_tell(dsv4_tap_id tap, const facts *f, results *out, dsv4_error *err)
 {
     const cause_line *best[MOST_CAUSES];
-    const slot *s = judge_slot(q->j, q->first->layer, q->first->tap);
     cause_table table;
-    results_drop_causes(out);
-    facts *f = dsv4_alloc(1, sizeof *f, "facts", err);
-    if (f == NULL)
-        return DSV4_E_MACHINE;
-    dsv4_status status = causes_load(&table, err);
-    if (status != DSV4_OK) {
-        free(f);
-        return status;
-    }
-    plain_facts(q, s, f);
-    detect_values(q->j, s, q->first->tap, q->first->layer, f);
-    detect_turns(q->j, s, q->first->tap, q->first->layer, f);
-    detect_rounding(q->j, s, q->first->tap, f);
-    if (facts_find(f, "turn:*") == NULL && facts_find(f, "like:*") == NULL)
-        status = try_all(q, s, f, err);
     if (getenv("DSV4_SHOW_FACTS") != NULL)
         for (size_t i = 0; i < f->n; i++)
             fprintf(stderr, "fact %s: %s\n", f->list[i].name, f->list[i].text);
-    size_t n = status == DSV4_OK ? causes_match(&table, q->first->tap, f, best, MOST_CAUSES) : 0;
+    dsv4_status status = causes_load(&table, err);
+    if (status != DSV4_OK)
+        return status;
+    size_t n = causes_match(&table, tap, f, best, MOST_CAUSES);
     for (size_t i = 0; i < n && status == DSV4_OK; i++) {
         char text[1024];
         gather(best[i], f, text, sizeof text);
@@ -568,6 +571,25 @@ dsv4_status causes_find(const cause_question *q, results *out, dsv4_error *err)
             status = dsv4_fail(err, DSV4_E_MACHINE, "out of memory for results");
     }
     causes_free(&table);
+    return status;
+}
+
+dsv4_status causes_find(const cause_question *q, results *out, dsv4_error *err)
+{
+    const slot *s = judge_slot(q->j, q->first->layer, q->first->tap);
+    dsv4_status status = DSV4_OK;
+    facts *f = dsv4_alloc(1, sizeof *f, "facts", err);
+    results_drop_causes(out);
+    if (f == NULL)
+        return DSV4_E_MACHINE;
+    plain_facts(q, s, f);
+    detect_values(q->j, s, q->first->tap, q->first->layer, f);
+    detect_turns(q->j, s, q->first->tap, q->first->layer, f);
+    detect_rounding(q->j, s, q->first->tap, f);
+    if (facts_find(f, "turn:*") == NULL && facts_find(f, "like:*") == NULL)
+        status = try_all(q, s, f, err);
+    if (status == DSV4_OK)
+        status = causes_tell(q->first->tap, f, out, err);
     free(f);
     return status;
 }

@@ -54,6 +54,9 @@ void causes_free(cause_table *t);
 size_t causes_match(const cause_table *t, dsv4_tap_id tap, const facts *f, const cause_line **out,
                     size_t most);
 
+/* The sentences that fit the facts, up to three, into out. DSV4_SHOW_FACTS prints the facts. */
+dsv4_status causes_tell(dsv4_tap_id tap, const facts *f, results *out, dsv4_error *err);
+
 /* What the failing case ran on: the cases that shared its run, up to itself, and the chunk. */
 typedef struct {
     const judge *j;

@@ -29,6 +29,7 @@ typedef struct {
     float *unrounded, *rounded; /* [rounded_n] */
     int64_t rounded_n;
     int64_t off_formula; /* router_weights: rows that do not follow from the engine's own logits */
+    double formula_gap;  /* and by how much at most, relative */
     int32_t *sets;       /* selections of the engine [n_rows][row_len], if ids must be kept */
     uint8_t *tied;       /* [n_rows] */
     uint8_t *wrong_row;  /* [n_rows] selections that differ beyond a tie */

@@ -86,7 +86,7 @@ void track_rope_angles(const float *inv, int half, const int64_t *positions, int
     if (!now.attention) {
         now.n = n;
         now.pos0 = positions[0];
-        if (n > 1)
+        if (n > 1 && !now.mtp_begins) /* the MTP layer lags one token behind */
             now.prompt = positions[0] + n;
         now.main_next = true;
     } else {

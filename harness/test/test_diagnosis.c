@@ -386,7 +386,8 @@ static void causes_table(void **state)
     }
     for (size_t i = 0; i < t.count; i++) {
         const char *at = strstr(t.lines[i].when, "like:");
-        bool known = at == NULL || at[5] == '*' || strncmp(at + 5, "post-single", 11) == 0;
+        bool known = at == NULL || at[5] == '*' || strncmp(at + 5, "post-single", 11) == 0 ||
+                     strncmp(at + 5, "state-", 6) == 0; /* causes_state.c */
         for (const hypothesis *h = hypotheses; h->name != NULL && !known; h++)
             known = strncmp(at + 5, h->name, strcspn(at + 5, " ")) == 0 &&
                     strlen(h->name) == strcspn(at + 5, " ");

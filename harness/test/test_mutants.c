@@ -8,7 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "harness/runner.h"
+#include "harness/causes_state.h"
 #include "mutants.h"
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -147,11 +147,12 @@ static void judge_step(const step *t, plan *p, results *out)
 }
 
 /* One case on a session that has something behind it: another request, or a save and restore. */
+enum { CUT = 66, OTHER = 50 }; /* CUT: two tokens into a ratio-4 window */
+
 static void run_session(mutant_run kind, plan *p, const vec_case *c, const dsv4_taps *taps)
 {
     golden *g = file_of(STRESS_MATH);
     const dsv4_session_options so = {.numerics = g->numerics, .max_positions = 2 * c->context};
-    enum { CUT = 66, OTHER = 50 }; /* CUT: two tokens into a ratio-4 window */
     dsv4_session *s = NULL;
     int64_t at = 0;
     must(dsv4_session_new(&p->model, &p->ops, &so, &s, &err), "session");
@@ -195,6 +196,27 @@ static void judge_session(mutant_run kind, plan *p, results *out)
     for (size_t i = 0; i < out->count; i++)
         if (out->items[i].verdict == VERDICT_FAIL)
             out->items[i].block = "state"; /* the same case passes on a fresh session */
+    results_finish(out);
+    const result *first = out->first_divergence;
+    if (first != NULL && !no_causes) {
+        const slot *s = judge_slot(j, first->layer, first->tap);
+        bool second = kind == RUN_SECOND;
+        const state_schedule w = {.model = g->model,
+                                  .numerics = g->numerics,
+                                  .tokens = c->tokens,
+                                  .n = c->context,
+                                  .other = c->tokens + (second ? 40 : 20),
+                                  .n_other = OTHER,
+                                  .cut = second ? 0 : CUT};
+        const state_rows rows = {.tap = first->tap,
+                                 .layer = first->layer,
+                                 .n_rows = s->n_kept,
+                                 .width = s->kept_width,
+                                 .positions = s->kept_position,
+                                 .expected = s->kept_expected,
+                                 .actual = s->kept_actual};
+        must(causes_find_state(&w, &rows, out, &err), "causes");
+    }
     judge_free(j);
 }
 
