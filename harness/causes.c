@@ -293,7 +293,7 @@ static void plain_facts(const cause_question *q, const slot *s, facts *f)
     if (s->misrounded > 0)
         facts_add(f, "value:misrounded", "%lld rows break the format's rule",
                   (long long)s->misrounded);
-    if (s->off_formula > 0 && s->formula_gap < 2e-2)
+    if (s->formula_gap > 1e-5 && s->formula_gap < 2e-2) /* float32 leaves 1e-6 */
         facts_add(f, "value:nearly-formula",
                   "the weights follow from the engine's own logits and choice but for %.2g",
                   s->formula_gap);

@@ -287,10 +287,8 @@ static dsv4_status run_trial(const state_schedule *w, const dsv4_ops *ops, const
     state_ears ears = {.r = rows};
     const dsv4_taps taps = {.ctx = &ears, .want = want_state, .tap = hear_state};
     int64_t longest = (w->n > w->cut + w->n_other ? w->n : w->cut + w->n_other) + 1;
-    const dsv4_session_options so = {.numerics = w->numerics,
-                                     .max_positions = longest,
-                                     .mtp = w->model->mtp != NULL,
-                                     .chunk = w->chunk};
+    const dsv4_session_options so = {
+        .numerics = w->numerics, .max_positions = longest, .mtp = w->mtp, .chunk = w->chunk};
     void *saved = NULL;
     size_t bytes = 0;
     dsv4_status status = dsv4_session_new(w->model, ops, &so, &t.s, err);

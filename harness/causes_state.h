@@ -13,6 +13,7 @@ typedef struct {
     const int32_t *tokens, *other;
     int64_t n, n_other, cut;
     int chunk;
+    bool mtp; /* the session had an MTP layer */
 } state_schedule;
 
 /* Rows [n_rows][width] of a tap that should have come, and those that came. */
