@@ -345,6 +345,7 @@ typedef struct {
     int equivalent, survived;
     int few, few_caught, few_layer, few_invisible; /* from dumps of streams and logits alone */
     int expected_causes, named, named_first; /* of mutants that come from a catalogued report */
+    int held, held_named, held_first;        /* of them: those of mutants_heldout */
 } score;
 
 static bool is_one_of(const char *block, const char *list)
@@ -442,8 +443,9 @@ static void try_few(const mutant *m, score *total)
     results_free(&r);
 }
 
-static void try_mutant(const mutant *m, bool equivalent, score *total)
+static void try_mutant(const mutant *m, const mutant *table, score *total)
 {
+    bool equivalent = table == mutants_equivalent;
     results r;
     no_causes = equivalent || !has_cause(m->ids);
     run_mutant(m->run, m->plant, &r);
@@ -459,6 +461,11 @@ static void try_mutant(const mutant *m, bool equivalent, score *total)
         total->expected_causes++;
         total->named += cause > 0;
         total->named_first += cause == 1;
+        if (table == mutants_heldout) {
+            total->held++;
+            total->held_named += cause > 0;
+            total->held_first += cause == 1;
+        }
     }
     if (equivalent) {
         total->equivalent++;
@@ -518,9 +525,9 @@ static int try_healthy(bool all)
 
 int main(int argc, char **argv)
 {
-    static const mutant *const tables[] = {mutants_streams, mutants_attention, mutants_rope,
-                                           mutants_rows,    mutants_experts,   mutants_quant,
-                                           mutants_state,   mutants_extreme,   mutants_equivalent};
+    static const mutant *const tables[] = {
+        mutants_streams, mutants_attention, mutants_rope,    mutants_rows,    mutants_experts,
+        mutants_quant,   mutants_state,     mutants_extreme, mutants_heldout, mutants_equivalent};
     enum { TABLES = sizeof tables / sizeof *tables };
     const char *wanted = getenv("DSV4_MUTANTS_SUBSET"), *few = getenv("DSV4_MUTANTS_FEW");
     int every = wanted != NULL ? atoi(wanted) : DEFAULT_SUBSET, n = 0;
@@ -535,7 +542,7 @@ int main(int argc, char **argv)
     for (int t = 0; t < TABLES; t++)
         for (const mutant *m = tables[t]; m->name != NULL; m++)
             if (asked_for(m->name, argc, argv) && n++ % every == 0) {
-                try_mutant(m, tables[t] == mutants_equivalent, &s);
+                try_mutant(m, tables[t], &s);
                 if (tables[t] != mutants_equivalent && wants_few(few, n))
                     try_few(m, &s);
             }
@@ -548,6 +555,8 @@ int main(int argc, char **argv)
         "likely causes: of %d wrong models from catalogued reports the cause is named first in %d, "
         "among the three in %d\n",
         s.expected_causes, s.named_first, s.named);
+    printf("of them written after the tuning: %d, named first %d, among the three %d\n", s.held,
+           s.held_first, s.held_named);
     printf("from dumps of streams and logits: planted %d (%d of them not to be seen there), caught "
            "%d, right layer %d\n",
            s.few, s.few_invisible, s.few_caught, s.few_layer);
