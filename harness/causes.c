@@ -112,6 +112,21 @@ static bool is_measured(const char *term)
     return false;
 }
 
+/* The fact near:X, where a line asks for like:X. */
+static const fact *near_fact(const facts *f, const char *term)
+{
+    char name[64];
+    if (strncmp(term, "like:", 5) != 0)
+        return NULL;
+    snprintf(name, sizeof name, "near:%.50s", term + 5);
+    return facts_find(f, name);
+}
+
+static bool is_near(const facts *f, const char *term)
+{
+    return facts_find(f, term) == NULL && near_fact(f, term) != NULL;
+}
+
 /* A mistake that was tried and fits may have begun in a tap that nobody has compared. */
 static bool shows_unseen(const char *taps, const facts *f)
 {
@@ -136,9 +151,10 @@ static int fit(const cause_line *c, dsv4_tap_id tap, const facts *f)
         snprintf(term, sizeof term, "%.*s", (int)n, p);
         bool no = term[0] == '!';
         if (strcmp(term, "-") != 0) {
-            if ((facts_find(f, term + no) != NULL) == no)
+            bool near = !no && is_near(f, term);
+            if (!near && (facts_find(f, term + no) != NULL) == no)
                 return 0;
-            score += is_measured(term + no) && !no ? 100 : 1;
+            score += near ? 50 : is_measured(term + no) && !no ? 100 : 1;
         }
         p += n;
     }
@@ -406,11 +422,13 @@ static bool same_set(const int32_t *a, const int32_t *b, int64_t n)
 }
 
 /* How far the trial is from the engine, in shares of how far golden is; infinity where a row did
- * not come. */
-static double distance(const catcher *c)
+ * not come. *cosine: between what the mistake does to golden's values and what the engine has done
+ * to them. */
+static double distance(const catcher *c, double *cosine)
 {
     const slot *s = c->s;
-    double trial_dd = 0, golden_dd = 0;
+    double trial_dd = 0, golden_dd = 0, both = 0, made = 0;
+    *cosine = 0;
     for (int row = 0; row < s->n_kept; row++) {
         int64_t at = row * s->kept_width;
         if (!c->got[row])
@@ -425,18 +443,24 @@ static double distance(const catcher *c)
                     *a = (const float *)s->kept_actual + at;
         for (int64_t k = 0; k < s->kept_width; k++) {
             double d = (double)c->values[at + k] - (double)a[k], g = (double)e[k] - (double)a[k];
+            double m = (double)c->values[at + k] - (double)e[k];
             trial_dd += d * d;
             golden_dd += g * g;
+            both -= m * g;
+            made += m * m;
         }
     }
     if (dsv4_tap_is_int(c->id))
         return 0;
+    if (golden_dd > 0 && made > 0)
+        *cosine = both / sqrt(golden_dd * made);
     return golden_dd > 0 ? sqrt(trial_dd / golden_dd) : INFINITY;
 }
 
-/* The case once more, with one mistake in the reference; *share as in distance(). */
-static dsv4_status try_one(const cause_question *q, const slot *s, const hypothesis *h,
-                           double *share, dsv4_error *err)
+/* The case once more, with one mistake in the reference; *share and *cosine as in distance().
+ * here: the mistake is made in the failing half of the failing layer and nowhere else. */
+static dsv4_status try_one(const cause_question *q, const slot *s, const hypothesis *h, int param,
+                           bool here, double *share, double *cosine, dsv4_error *err)
 {
     enum { MOST_SHARED = 256 };
     const dsv4_taps *taps[MOST_SHARED];
@@ -447,6 +471,7 @@ static dsv4_status try_one(const cause_question *q, const slot *s, const hypothe
     engine *e = NULL;
     trial *t = NULL;
     *share = INFINITY;
+    *cosine = 0;
     if (q->n_chain > MOST_SHARED)
         return DSV4_OK;
     for (size_t i = 0; i < q->n_chain; i++)
@@ -455,13 +480,15 @@ static dsv4_status try_one(const cause_question *q, const slot *s, const hypothe
     c.right = dsv4_alloc((size_t)s->golden->row_len, sizeof *c.right, "a trial", err);
     dsv4_status status = c.values != NULL && c.right != NULL ? DSV4_OK : DSV4_E_MACHINE;
     if (status == DSV4_OK)
-        status = trial_new(q->o->model, c.layer, h, &t, err);
+        status = trial_new(q->o->model, c.layer, h, param, &t, err);
+    if (status == DSV4_OK && here)
+        trial_only_here(t, c.id <= DSV4_TAP_STREAMS_MID);
     if (status == DSV4_OK && !t->failed)
         status = engine_from_ops("trial", &t->model, &t->ops, q->o->numerics, &e, err);
     if (status == DSV4_OK && !t->failed)
         status = engine_run(e, q->chain, taps, q->n_chain, t->model.mtp != NULL, q->chunk, err);
     if (status == DSV4_OK && !t->failed)
-        *share = c.refuted ? INFINITY : distance(&c);
+        *share = c.refuted ? INFINITY : distance(&c, cosine);
     engine_close(e);
     trial_free(t);
     free(c.values);
@@ -471,7 +498,8 @@ static dsv4_status try_one(const cause_question *q, const slot *s, const hypothe
 
 /* A mistake explains the engine if the reference with it is ten times nearer to the engine than
  * golden is; a hundred times nearer, and nothing else need be tried. */
-enum { NEARER = 10, EXACT = 100 };
+enum { NEARER = 10, EXACT = 100, MOST_TRIED = 64 };
+static const double ALIKE = 0.8;
 
 /* Can the mistake show first in the failing tap, or in one before it that nobody has compared? */
 static bool may_show(const hypothesis *h, const cause_question *q, const facts *f)
@@ -479,57 +507,130 @@ static bool may_show(const hypothesis *h, const cause_question *q, const facts *
     return name_matches(h->taps, dsv4_tap_name(q->first->tap)) || shows_unseen(h->taps, f);
 }
 
-static dsv4_status try_these(const cause_question *q, const slot *s, bool decode, facts *f,
-                             dsv4_error *err)
+typedef struct {
+    const hypothesis *h;
+    double share, cosine;
+    int param;
+    bool swept;
+} tried;
+
+/* The mistakes that give the engine's values; if none does, those that move golden's values the way
+ * the engine's are moved: the same mistake, perhaps, with another constant. */
+static void tell_fits(const cause_question *q, const slot *s, const tried *fits, size_t n, facts *f)
 {
-    enum { MOST = 24 };
-    struct {
-        const hypothesis *h;
-        double share;
-    } fits[MOST];
-    size_t n = 0, exact = 0;
-    dsv4_status status = DSV4_OK;
-    for (const hypothesis *h = hypotheses; h->name != NULL && status == DSV4_OK; h++) {
-        double share = INFINITY;
-        if (h->decode != decode || !may_show(h, q, f))
-            continue;
-        status = try_one(q, s, h, &share, err);
-        if (status != DSV4_OK || !(share * NEARER <= 1) || n == MOST)
-            continue;
-        fits[n].h = h;
-        fits[n++].share = share;
-        exact += share * EXACT <= 1;
-        if (exact == MOST_CAUSES && !dsv4_tap_is_int(q->first->tap))
-            break;
+    size_t exact = 0, near = 0;
+    double best = 0;
+    for (size_t i = 0; i < n; i++) {
+        exact += fits[i].share * EXACT <= 1;
+        near += fits[i].share * NEARER <= 1;
+        best = fmax(best, fits[i].cosine);
     }
     for (size_t i = 0; i < n; i++) {
         char name[FACT_NAME];
-        if (exact > 0 && fits[i].share * EXACT > 1) /* near, where another is there */
+        double share = fits[i].share;
+        bool alike = near == 0 && fits[i].cosine >= ALIKE && fits[i].cosine >= best - 0.05;
+        if (alike) {
+            snprintf(name, sizeof name, "near:%.30s", fits[i].h->name);
+            facts_add(f, name,
+                      "the reference with this mistake moves golden's values the way the engine's "
+                      "are moved (cosine %.3f), but not as far: another constant, or something "
+                      "related",
+                      fits[i].cosine);
             continue;
+        }
+        if (!(share * NEARER <= 1) || (exact > 0 && share * EXACT > 1))
+            continue;
+        char number[32] = "";
+        if (fits[i].swept)
+            snprintf(number, sizeof number, " (number %d)", fits[i].param);
         snprintf(name, sizeof name, "like:%.30s", fits[i].h->name);
         if (dsv4_tap_is_int(q->first->tap))
             facts_add(f, name,
-                      "the reference with this mistake makes the engine's choice at %d positions",
-                      s->n_kept);
+                      "the reference with this mistake%s makes the engine's choice at %d positions",
+                      number, s->n_kept);
         else
             facts_add(f, name,
-                      "the reference with this mistake comes within %.2g of the engine's values, "
+                      "the reference with this mistake%s comes within %.2g of the engine's values, "
                       "where golden's distance is 1",
-                      fits[i].share);
+                      number, share);
+    }
+}
+
+static dsv4_status try_these(const cause_question *q, const slot *s, bool decode, bool here,
+                             tried *fits, size_t *n, facts *f, dsv4_error *err)
+{
+    size_t exact = 0;
+    dsv4_status status = DSV4_OK;
+    for (const hypothesis *h = hypotheses; h->name != NULL && status == DSV4_OK; h++) {
+        tried x = {.h = h};
+        if (h->decode != decode || !may_show(h, q, f))
+            continue;
+        status = try_one(q, s, h, 0, here, &x.share, &x.cosine, err);
+        if (status != DSV4_OK || *n == MOST_TRIED ||
+            !(x.share * NEARER <= 1 || (x.cosine >= ALIKE && isfinite(x.share))))
+            continue;
+        fits[(*n)++] = x;
+        exact += x.share * EXACT <= 1;
+        if (exact == MOST_CAUSES && !dsv4_tap_is_int(q->first->tap))
+            break;
     }
     return status;
 }
 
-/* Prefills meet decode steps as well: a single token that is appended to a shared run. */
+static dsv4_status sweep_these(const cause_question *q, const slot *s, bool decode, bool here,
+                               tried *fits, size_t *n, facts *f, dsv4_error *err)
+{
+    dsv4_status status = DSV4_OK;
+    for (const sweep *w = sweeps; w->h.name != NULL; w++) {
+        tried best = {.h = &w->h, .share = INFINITY, .swept = true};
+        if (w->h.decode != decode || !may_show(&w->h, q, f))
+            continue;
+        for (int p = w->least; p <= w->most && status == DSV4_OK; p++) {
+            tried x = {.h = &w->h, .param = p, .swept = true};
+            if (p == 0)
+                continue;
+            status = try_one(q, s, &w->h, p, here, &x.share, &x.cosine, err);
+            if (x.share < best.share)
+                best = x;
+            if (x.share * EXACT <= 1)
+                break;
+        }
+        if (*n < MOST_TRIED && best.share * NEARER <= 1)
+            fits[(*n)++] = best;
+    }
+    return status;
+}
+
+static bool any_fits(const tried *fits, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (fits[i].share * NEARER <= 1)
+            return true;
+    return false;
+}
+
+/* Prefills meet decode steps as well: a single token that is appended to a shared run. And what is
+ * wrong may be one layer's alone: everything before the first divergence is right. */
 static dsv4_status try_all(const cause_question *q, const slot *s, facts *f, dsv4_error *err)
 {
     enum { LONGEST = 600 };
+    tried fits[MOST_TRIED];
+    size_t n = 0;
     if (q->o->model == NULL || s->n_kept == 0 || s->golden == NULL || q->j->c->context > LONGEST ||
         q->o->weights != WEIGHTS_EXACT)
         return DSV4_OK;
-    dsv4_status status = try_these(q, s, q->first->decode, f, err);
-    if (status == DSV4_OK && !q->first->decode && facts_find(f, "like:*") == NULL)
-        status = try_these(q, s, true, f, err);
+    bool decode = q->first->decode;
+    dsv4_status status = try_these(q, s, decode, false, fits, &n, f, err);
+    if (status == DSV4_OK && !decode && !any_fits(fits, n))
+        status = try_these(q, s, true, false, fits, &n, f, err);
+    if (status == DSV4_OK && q->first->layer >= 0 && !any_fits(fits, n))
+        status = try_these(q, s, decode, true, fits, &n, f, err);
+    if (status == DSV4_OK && q->first->layer >= 0 && !any_fits(fits, n))
+        status = sweep_these(q, s, decode, false, fits, &n, f, err);
+    if (status == DSV4_OK && q->first->layer >= 0 && !any_fits(fits, n))
+        status = sweep_these(q, s, decode, true, fits, &n, f, err);
+    if (status == DSV4_OK)
+        tell_fits(q, s, fits, n, f);
     return status;
 }
 
@@ -546,6 +647,8 @@ static void gather(const cause_line *c, const facts *f, char *text, size_t size)
         size_t n = strcspn(p, " ");
         snprintf(term, sizeof term, "%.*s", (int)n, p);
         const fact *x = term[0] != '!' ? facts_find(f, term) : NULL;
+        if (x == NULL && term[0] != '!')
+            x = near_fact(f, term);
         if (x != NULL && x->text[0] != '\0' && at + 2 < size)
             at += (size_t)snprintf(text + at, size - at, "%s%s", at > 0 ? "; " : "", x->text);
         at = at < size ? at : size - 1;

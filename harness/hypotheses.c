@@ -51,8 +51,8 @@ static dsv4_layer *failing(trial *t)
     return trial_layer(t);
 }
 
-dsv4_status trial_new(const dsv4_model *right, int layer, const hypothesis *h, trial **out,
-                      dsv4_error *err)
+dsv4_status trial_new(const dsv4_model *right, int layer, const hypothesis *h, int param,
+                      trial **out, dsv4_error *err)
 {
     trial *t = dsv4_alloc(1, sizeof *t, "a trial", err);
     *out = NULL;
@@ -61,6 +61,7 @@ dsv4_status trial_new(const dsv4_model *right, int layer, const hypothesis *h, t
     int all = right->config.num_hidden_layers;
     t->right = right;
     t->layer = layer;
+    t->param = param;
     t->model = *right;
     t->layers = trial_alloc(t, (size_t)all, sizeof *t->layers);
     if (t->layers == NULL) {
@@ -245,6 +246,8 @@ MTP_MAIN(wkv, l->wkv = last->wkv)
 MTP_MAIN(wo_a, l->wo_a = last->wo_a)
 MTP_MAIN(wo_b, l->wo_b = last->wo_b)
 MTP_MAIN(experts, l->w1 = last->w1, l->w2 = last->w2, l->w3 = last->w3)
+MTP_MAIN(shared, l->shared_w1 = last->shared_w1, l->shared_w2 = last->shared_w2,
+         l->shared_w3 = last->shared_w3)
 MTP_MAIN(gates, l->hc_attn = last->hc_attn, l->hc_ffn = last->hc_ffn)
 
 static void post_lost(trial *t)
@@ -294,32 +297,27 @@ static void experts_exchanged(trial *t)
     l->shared_w3 = shared;
 }
 
-/* Expert e works with the matrices of e + 1. */
-static dsv4_tensor *shifted(trial *t, const dsv4_tensor *w)
+dsv4_tensor *trial_shifted(trial *t, dsv4_tensor *w, int by)
 {
-    size_t n = (size_t)t->model.config.n_routed_experts;
-    dsv4_tensor *copy = trial_alloc(t, n, sizeof *copy);
-    for (size_t e = 0; copy != NULL && e < n; e++)
-        copy[e] = w[(e + 1) % n];
-    return copy;
+    int64_t n = t->model.config.n_routed_experts;
+    dsv4_tensor *copy = trial_alloc(t, (size_t)n, sizeof *copy);
+    for (int64_t e = 0; copy != NULL && e < n; e++)
+        copy[e] = w[((e + by) % n + n) % n];
+    return copy != NULL ? copy : w;
 }
 
+/* Expert e works with the matrices of e + 1. */
 static void experts_shifted(trial *t)
 {
     dsv4_layer *l = failing(t);
-    dsv4_tensor *w1 = shifted(t, l->w1), *w2 = shifted(t, l->w2), *w3 = shifted(t, l->w3);
-    if (w1 == NULL || w2 == NULL || w3 == NULL)
-        return;
-    l->w1 = w1;
-    l->w2 = w2;
-    l->w3 = w3;
+    l->w1 = trial_shifted(t, l->w1, 1);
+    l->w2 = trial_shifted(t, l->w2, 1);
+    l->w3 = trial_shifted(t, l->w3, 1);
 }
 
 static void down_shifted(trial *t)
 {
-    dsv4_tensor *w2 = shifted(t, failing(t)->w2);
-    if (w2 != NULL)
-        failing(t)->w2 = w2;
+    failing(t)->w2 = trial_shifted(t, failing(t)->w2, 1);
 }
 
 static void no_ape(trial *t)
@@ -680,6 +678,7 @@ const hypothesis hypotheses[] = {
     {"mtp-main-weights", "mtp/logits", false, mtp_main_wo_a},
     {"mtp-main-weights", "mtp/logits", false, mtp_main_wo_b},
     {"mtp-main-weights", "mtp/logits", false, mtp_main_experts},
+    {"mtp-main-weights", "mtp/logits", false, mtp_main_shared},
     {"mtp-main-weights", "mtp/logits", false, mtp_main_gates},
     {NULL, NULL, false, NULL},
 };

@@ -28,9 +28,10 @@ typedef struct {
     bool window_overwritten; /* the ring holds the block's newest rows before its tokens read it */
     bool topk_of_block;      /* what any query of the block has picked, complete or not */
     bool rows_of_prompt;     /* no rows but those that the prompt has completed */
-    bool window_of_step;     /* of the prompt its last row only */
-    bool window_frozen;      /* the window of the first decode step */
-    bool decode_only;        /* only where one token is appended */
+    bool window_of_step;     /* of the prompt its last row only, or so many of its last */
+    int window_rows_left;
+    bool window_frozen; /* the window of the first decode step */
+    bool decode_only;   /* only where one token is appended */
     /* mHC */
     enum { COMB_SOFTMAX, COMB_SIGMOID, COMB_EXP } comb_start;
     bool comb_column_first, comb_no_eps, pre_no_eps;
@@ -47,7 +48,14 @@ typedef struct {
     bool head_norm_skipped;
     /* rotation of the attention output; the groups' order */
     enum { OUT_BACK, OUT_NOT, OUT_FORWARD } out_turn;
-    enum { GROUPS_IN_ORDER, GROUPS_REVERSED, GROUPS_INTERLEAVED, GROUPS_TOKENS } groups;
+    enum {
+        GROUPS_IN_ORDER,
+        GROUPS_REVERSED,
+        GROUPS_INTERLEAVED,
+        GROUPS_TOKENS,
+        GROUPS_ROTATED
+    } groups;
+    int groups_by;
     /* compressor and indexer */
     enum {
         POOL_RIGHT,
@@ -73,11 +81,14 @@ typedef struct {
         PICK_FEWER
     } pick;
     int pick_fewer; /* PICK_FEWER: by how many */
+    int pick_tile;  /* so many scores are sorted; 0 = all */
     /* router */
     enum { ROUTE_SQRT_SOFTPLUS, ROUTE_SIGMOID, ROUTE_SOFTMAX, ROUTE_SOFTPLUS, ROUTE_NAIVE } route;
     bool route_no_bias, route_bias_weighs, route_not_normalised, route_first_group, route_padded;
     bool route_equal; /* all chosen experts weigh the same */
     enum { HASH_TABLE, HASH_SCORES, HASH_POSITION, HASH_NEIGHBOUR, HASH_HALF } hash;
+    int hash_offset; /* the entry of a token so far away */
+    int expert_slot; /* which of a token's experts gives nothing, from 1 */
     /* experts */
     bool expert_unweighted, expert_weighted_twice, expert_slot_lost, expert_sorted;
     bool expert_slots_turned;
@@ -104,9 +115,12 @@ typedef struct {
     dsv4_layer *layers;
     dsv4_mtp_layer mtp;
     dsv4_ops ops, right_ops;
+    dsv4_ops wrong, spare; /* only here: the table of the mistake, and the one elsewhere */
+    bool only_here, attention_half;
     mistake m;
     void *owned[TRIAL_OWNED];
     size_t n_owned;
+    int param;   /* of a sweep */
     bool failed; /* out of memory, or the mistake makes no sense for this model */
 } trial;
 
@@ -119,11 +133,24 @@ typedef struct {
 
 extern const hypothesis hypotheses[]; /* the last one's name is NULL */
 
-dsv4_status trial_new(const dsv4_model *right, int layer, const hypothesis *h, trial **out,
-                      dsv4_error *err);
+/* A mistake with a number in it. */
+typedef struct {
+    hypothesis h;
+    int least, most;
+} sweep;
+
+extern const sweep sweeps[]; /* the last one's name is NULL */
+
+dsv4_status trial_new(const dsv4_model *right, int layer, const hypothesis *h, int param,
+                      trial **out, dsv4_error *err);
+/* The experts' matrices w, those of expert e + by in place of e's; NULL on a lack of memory. */
+dsv4_tensor *trial_shifted(trial *t, dsv4_tensor *w, int by);
 void trial_free(trial *t);
 /* Memory that lives as long as the trial; NULL (and t->failed) on a lack of it. */
 void *trial_alloc(trial *t, size_t count, size_t size);
+
+/* wrong_ops.c: the mistake is made in one half of the failing layer alone. */
+void trial_only_here(trial *t, bool attention_half);
 
 /* hypotheses_weights.c: the layer whose tap fails, or the last one; the layer's weights decoded
  * otherwise. */

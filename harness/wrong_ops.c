@@ -62,8 +62,9 @@ static int64_t visible(const dsv4_attention_args *a, const mistake *m, int64_t i
         last--;
     if (m->window_from_block && first < a->pos0)
         first = a->pos0;
-    if (m->window_of_step && first < prompt_end - 1)
-        first = prompt_end - 1;
+    int64_t left = m->window_rows_left > 0 ? m->window_rows_left : 1;
+    if (m->window_of_step && first < prompt_end - left)
+        first = prompt_end - left;
     if (m->window_frozen) {
         first = prompt_end - a->window_size + 1;
         last = prompt_end < t ? prompt_end : t;
@@ -75,10 +76,12 @@ static int64_t visible(const dsv4_attention_args *a, const mistake *m, int64_t i
     }
     if (a->ratio == 0 || m->rows_hidden)
         return n;
-    int64_t limit = (t + 1 - m->rows_late) / a->ratio, most = (end + 1) / a->ratio;
+    int64_t limit = t + 1 > m->rows_late ? (t + 1 - m->rows_late) / a->ratio : 0,
+            most = (end + 1) / a->ratio;
     if (m->rows_of_block_end || (m->rows_none_all && limit == 0) ||
         (m->topk_of_block && a->topk != NULL))
         limit = most;
+    limit = limit < most ? limit : most;
     if (m->rows_of_prompt && limit > prompt_end / a->ratio)
         limit = prompt_end / a->ratio;
     if (m->rows_most > 0 && a->topk == NULL && limit > m->rows_most)
@@ -248,12 +251,19 @@ static void watch_hc_mix(const dsv4_tensor *fn, const float *streams, float eps,
                          float *out)
 {
     int64_t width = fn->cols, hc = now->model.config.hc_mult;
+    bool layers_done = true; /* the head, or the MTP layer */
     angles_seen = mtp_begins = in_attention = false;
     for (int l = 0; l < now->model.config.num_hidden_layers; l++)
         if (fn == &now->layers[l].hc_attn.fn || fn == &now->layers[l].hc_ffn.fn) {
             layer_now = l;
+            layers_done = false;
             in_attention = fn == &now->layers[l].hc_attn.fn;
         }
+    if (now->only_here) { /* the session reads its operators from here */
+        trial *t = (trial *)(uintptr_t)now;
+        bool here = layer_now == t->layer && in_attention == t->attention_half && !layers_done;
+        t->ops = here ? t->wrong : t->spare;
+    }
     if (now->m.embed_one_stream && fn == &now->layers[0].hc_attn.fn)
         for (int64_t i = 0; i < n; i++) /* the session's own buffer */
             memset((float *)(uintptr_t)streams + i * width + width / hc, 0,
@@ -368,7 +378,9 @@ static void wrong_rope(float *x, int64_t n, int heads, int d, int r, const float
         memcpy(copy, x + i * heads * d, (size_t)(heads * d) * sizeof *copy);
         for (int h = 0; h < heads; h++) {
             int g = h / per, from = m->groups == GROUPS_REVERSED ? (groups - 1 - g) * per + h % per
-                                                                 : (h % per) * groups + g;
+                                    : m->groups == GROUPS_ROTATED
+                                        ? (g + m->groups_by) % groups * per + h % per
+                                        : (h % per) * groups + g;
             memcpy(x + (i * heads + h) * d, copy + from * d, (size_t)d * sizeof *copy);
         }
     }
@@ -481,6 +493,8 @@ static void wrong_topk(const float *scores, int64_t n, int k, int32_t *out)
                    : m->pick == PICK_NEWEST ? (float)j
                                             : scores[j];
     int64_t seen = m->pick == PICK_FIRST_TILE && n > TILE ? TILE : n;
+    if (m->pick_tile > 0 && n > m->pick_tile)
+        seen = m->pick_tile;
     if (m->pick == PICK_FIRST_COUNT && (block_pos + 1) / 4 < n)
         seen = (block_pos + 1) / 4;
     if (m->pick == PICK_SUFFIX && block_pos > 0 && (block_n + 3) / 4 < n)
@@ -515,6 +529,10 @@ static int32_t hashed(const dsv4_tensor *table, const int32_t *ids, int64_t n, i
     int64_t row = ids[i];
     if (now->m.hash == HASH_POSITION)
         row = (block_pos + i) % table->rows;
+    else if (now->m.hash_offset != 0)
+        row = ids[i + now->m.hash_offset < 0   ? 0
+                  : i + now->m.hash_offset < n ? i + now->m.hash_offset
+                                               : n - 1];
     else if (now->m.hash == HASH_NEIGHBOUR)
         row = ids[i + 1 < n ? i + 1 : i];
     else if (now->m.hash == HASH_HALF) /* 64-bit ids in steps of 4 bytes: every other is 0 */
@@ -622,7 +640,7 @@ static bool wrong_experts(const dsv4_experts_args *a, float *out)
         const float *w = a->weights + i * a->k;
         memset(out + i * D, 0, (size_t)D * sizeof *out);
         for (int s = 0; s < a->k - (m->expert_slot_lost ? 1 : 0); s++) {
-            double weight = (double)w[s];
+            double weight = s + 1 == m->expert_slot ? 0 : (double)w[s];
             if (m->expert_unweighted)
                 weight = 1.0 / a->k;
             if (m->expert_weighted_twice)
@@ -747,6 +765,19 @@ void wrong_rounding(const mistake *m, dsv4_rounding kind, float *x, int64_t head
     now = keep;
 }
 
+void trial_only_here(trial *t, bool attention_half)
+{
+    t->only_here = true;
+    t->attention_half = attention_half;
+    t->wrong = t->ops;
+    t->spare = t->right_ops;
+    t->spare.name = t->ops.name;
+    t->spare.embed = t->ops.embed;
+    t->spare.rope_angles = t->ops.rope_angles;
+    t->spare.hc_mix = t->ops.hc_mix;
+    t->ops = t->spare;
+}
+
 /* ---- which of them a trial needs ------------------------------------------------------------ */
 
 void wrong_ops_install(trial *t)
@@ -793,17 +824,18 @@ void wrong_ops_install(trial *t)
         o->experts = unclamped_experts;
     if (m->score != SCORE_RIGHT)
         o->indexer_scores = wrong_scores;
-    if (m->pick != PICK_RIGHT)
+    if (m->pick != PICK_RIGHT || m->pick_tile > 0)
         o->topk = wrong_topk;
     if (m->route != ROUTE_SQRT_SOFTPLUS || m->route_no_bias || m->route_bias_weighs ||
         m->route_not_normalised || m->route_first_group || m->route_padded || m->route_equal ||
-        m->hash != HASH_TABLE || m->expert_slots_turned)
+        m->hash != HASH_TABLE || m->hash_offset != 0 || m->expert_slots_turned)
         o->router = wrong_router;
     if (m->clamp != CLAMP_RIGHT || m->act != ACT_SILU) {
         o->swiglu = wrong_swiglu;
         o->experts = wrong_experts;
     }
-    if (m->expert_unweighted || m->expert_weighted_twice || m->expert_slot_lost || m->expert_sorted)
+    if (m->expert_unweighted || m->expert_weighted_twice || m->expert_slot_lost ||
+        m->expert_sorted || m->expert_slot > 0)
         o->experts = wrong_experts;
     if (m->fp8 != FP8_RIGHT)
         o->round_fp8 = wrong_fp8;
