@@ -345,7 +345,9 @@ typedef struct {
     int equivalent, survived;
     int few, few_caught, few_layer, few_invisible; /* from dumps of streams and logits alone */
     int expected_causes, named, named_first; /* of mutants that come from a catalogued report */
-    int held, held_named, held_first;        /* of them: those of mutants_heldout */
+    struct {
+        int planted, named, first;
+    } held[2]; /* of them: those of the two tables of mutants_heldout */
 } score;
 
 static bool is_one_of(const char *block, const char *list)
@@ -461,11 +463,12 @@ static void try_mutant(const mutant *m, const mutant *table, score *total)
         total->expected_causes++;
         total->named += cause > 0;
         total->named_first += cause == 1;
-        if (table == mutants_heldout) {
-            total->held++;
-            total->held_named += cause > 0;
-            total->held_first += cause == 1;
-        }
+        for (int i = 0; i < 2; i++)
+            if (table == (i == 0 ? mutants_heldout : mutants_heldout2)) {
+                total->held[i].planted++;
+                total->held[i].named += cause > 0;
+                total->held[i].first += cause == 1;
+            }
     }
     if (equivalent) {
         total->equivalent++;
@@ -525,9 +528,10 @@ static int try_healthy(bool all)
 
 int main(int argc, char **argv)
 {
-    static const mutant *const tables[] = {
-        mutants_streams, mutants_attention, mutants_rope,    mutants_rows,    mutants_experts,
-        mutants_quant,   mutants_state,     mutants_extreme, mutants_heldout, mutants_equivalent};
+    static const mutant *const tables[] = {mutants_streams,  mutants_attention, mutants_rope,
+                                           mutants_rows,     mutants_experts,   mutants_quant,
+                                           mutants_state,    mutants_extreme,   mutants_heldout,
+                                           mutants_heldout2, mutants_equivalent};
     enum { TABLES = sizeof tables / sizeof *tables };
     const char *wanted = getenv("DSV4_MUTANTS_SUBSET"), *few = getenv("DSV4_MUTANTS_FEW");
     int every = wanted != NULL ? atoi(wanted) : DEFAULT_SUBSET, n = 0;
@@ -555,8 +559,9 @@ int main(int argc, char **argv)
         "likely causes: of %d wrong models from catalogued reports the cause is named first in %d, "
         "among the three in %d\n",
         s.expected_causes, s.named_first, s.named);
-    printf("of them written after the tuning: %d, named first %d, among the three %d\n", s.held,
-           s.held_first, s.held_named);
+    for (int i = 0; i < 2; i++)
+        printf("of them written later, lot %d: %d, named first %d, among the three %d\n", i + 1,
+               s.held[i].planted, s.held[i].first, s.held[i].named);
     printf("from dumps of streams and logits: planted %d (%d of them not to be seen there), caught "
            "%d, right layer %d\n",
            s.few, s.few_invisible, s.few_caught, s.few_layer);
