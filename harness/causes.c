@@ -498,7 +498,7 @@ static dsv4_status try_one(const cause_question *q, const slot *s, const hypothe
 
 /* A mistake explains the engine if the reference with it is ten times nearer to the engine than
  * golden is; a hundred times nearer, and nothing else need be tried. */
-enum { NEARER = 10, EXACT = 100, MOST_TRIED = 64 };
+enum { NEARER = 10, EXACT = 100, MOST_TRIED = 64, MOST_SECONDS = 120 };
 static const double ALIKE = 0.8;
 
 /* Can the mistake show first in the failing tap, or in one before it that nobody has compared? */
@@ -556,6 +556,12 @@ static void tell_fits(const cause_question *q, const slot *s, const tried *fits,
     }
 }
 
+/* On a large model a trial takes its time: the search for a cause ends at some point. */
+static bool out_of_time(const cause_question *q)
+{
+    return now_seconds() - q->started > MOST_SECONDS;
+}
+
 static dsv4_status try_these(const cause_question *q, const slot *s, bool decode, bool here,
                              tried *fits, size_t *n, facts *f, dsv4_error *err)
 {
@@ -563,7 +569,7 @@ static dsv4_status try_these(const cause_question *q, const slot *s, bool decode
     dsv4_status status = DSV4_OK;
     for (const hypothesis *h = hypotheses; h->name != NULL && status == DSV4_OK; h++) {
         tried x = {.h = h};
-        if (h->decode != decode || !may_show(h, q, f))
+        if (h->decode != decode || !may_show(h, q, f) || out_of_time(q))
             continue;
         status = try_one(q, s, h, 0, here, &x.share, &x.cosine, err);
         if (status != DSV4_OK || *n == MOST_TRIED ||
@@ -587,7 +593,7 @@ static dsv4_status sweep_these(const cause_question *q, const slot *s, bool deco
             continue;
         for (int p = w->least; p <= w->most && status == DSV4_OK; p++) {
             tried x = {.h = &w->h, .param = p, .swept = true};
-            if (p == 0)
+            if (p == 0 || out_of_time(q))
                 continue;
             status = try_one(q, s, &w->h, p, here, &x.share, &x.cosine, err);
             if (x.share < best.share)
@@ -691,6 +697,12 @@ dsv4_status causes_find(const cause_question *q, results *out, dsv4_error *err)
     detect_rounding(q->j, s, q->first->tap, f);
     if (facts_find(f, "turn:*") == NULL && facts_find(f, "like:*") == NULL)
         status = try_all(q, s, f, err);
+    if (status == DSV4_OK && out_of_time(q) &&
+        !results_note(out,
+                      "the search for a likely cause has ended after %d s; not every known "
+                      "mistake was tried",
+                      (int)MOST_SECONDS))
+        status = dsv4_fail(err, DSV4_E_MACHINE, "out of memory for results");
     if (status == DSV4_OK)
         status = causes_tell(q->first->tap, f, out, err);
     free(f);

@@ -65,6 +65,7 @@ typedef struct {
     const vec_case *const *chain;
     size_t n_chain;
     int chunk;
+    double started; /* now_seconds() */
 } cause_question;
 
 /* Replaces out's causes by those of `first`. Tries hypotheses where there is a model to try them

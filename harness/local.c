@@ -96,7 +96,11 @@ void local_scores(judge *j, dsv4_tap_id id, int layer, int64_t position, const f
     qsort(sorted, (size_t)n, sizeof *sorted, falling);
     double last = (double)sorted[k - 1], next = (double)sorted[k];
     bool moved = index ? l->query[position] != 0 : l->doubt[position] != 0;
-    bool doubt = !(last - next > (moved ? after->fail : clean->fail) * largest);
+    /* An indexer's code is a factor of the score; the router's input is what a flipped code of a KV
+     * row leaves of itself in a block's result, and both sides of a swap may move. */
+    const budget *flip = judge_budget(j, "@flip", ROWS_AFTER_FLIP);
+    double by = index || flip == NULL ? after->fail : 4 * flip->fail;
+    bool doubt = !(last - next > (moved ? by : clean->fail) * largest);
     for (int64_t i = 0; index && i < n && !doubt; i++) /* a row that may lie elsewhere */
         doubt = l->index_row[i] != 0 &&
                 !(fabs((double)scores[i] - (double)(scores[i] >= (float)last ? next : last)) >

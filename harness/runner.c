@@ -217,7 +217,8 @@ static dsv4_status find_causes(const pool *p, judge *alone, results *out, size_t
                         .first = first,
                         .chain = chain,
                         .n_chain = by_itself ? 1 : place + 1,
-                        .chunk = by_itself ? (int)chain[0]->context : p->o->chunk};
+                        .chunk = by_itself ? (int)chain[0]->context : p->o->chunk,
+                        .started = now_seconds()};
     dsv4_status status = causes_find(&q, out, err);
     free(chain);
     return status;

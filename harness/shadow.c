@@ -115,7 +115,8 @@ static void join(results *out, size_t added, results *local, bool dump)
                     take_local(r, s);
                 }
                 snprintf(text, sizeof text, "%s: relative L2 %.3g; %.300s",
-                         dump ? "as against the reference on the run's own streams before it"
+                         dump ? "held against the reference on this run's own streams of the layer "
+                                "before"
                               : "with golden's input",
                          s->rel_l2, s->note != NULL ? s->note : "beyond its budget");
                 free(r->note);
@@ -149,11 +150,13 @@ static dsv4_status note_local(const vec_file *golden, const run_options *o, resu
         n++;
         whole += every;
     }
-    if (!results_note(out,
-                      "layer by layer: the model's reference has worked on the dump's own streams; "
-                      "%zu of %zu cases hold those of every position, so that an error there is "
-                      "one layer's; in the others the positions between are the reference's",
-                      whole, n))
+    if (!results_note(
+            out,
+            "layer by layer: each layer of the model was computed from the dump's own streams of "
+            "the layer before; %zu of %zu cases hold those of every position, so that an "
+            "error there is that layer's; in the others the positions between are the "
+            "reference's own",
+            whole, n))
         return dsv4_fail(err, DSV4_E_MACHINE, "out of memory for results");
     return DSV4_OK;
 }
@@ -173,12 +176,18 @@ static dsv4_status run_local(const vec_file *golden, const dsv4_config *config,
     local.tap_glob = "streams|logits|mtp/logits";
     local.shadow = local.local = true;
     local.replay = local.share = false;
+    local.no_causes = true;
     dsv4_status status = engine_from_ops("local", o->model, &ops, o->numerics, &local.e, err);
     results_init(&found);
     if (status == DSV4_OK)
         status = run_cases(engine_dump(o->e), config, &local, &found, err);
     if (status == DSV4_OK) {
+        results_finish(out);
+        const result *before = out->first_divergence;
         join(out, added, &found, true);
+        results_finish(out);
+        if (out->first_divergence != before) /* causes were told of another place */
+            results_drop_causes(out);
         status = note_local(golden, o, out, err);
     }
     results_free(&found);
