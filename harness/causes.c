@@ -540,9 +540,9 @@ static void tell_fits(const cause_question *q, const slot *s, const tried *fits,
         }
         if (!(share * NEARER <= 1) || (exact > 0 && share * EXACT > 1))
             continue;
-        char number[32] = "";
+        char number[48] = "";
         if (fits[i].swept)
-            snprintf(number, sizeof number, " (number %d)", fits[i].param);
+            snprintf(number, sizeof number, ", the number in it being %d,", fits[i].param);
         snprintf(name, sizeof name, "like:%.30s", fits[i].h->name);
         if (dsv4_tap_is_int(q->first->tap))
             facts_add(f, name,
