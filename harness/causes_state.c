@@ -297,34 +297,44 @@ static void hear_state(void *ctx, dsv4_tap_id id, int layer, int64_t position, v
     }
 }
 
-static dsv4_status run_trial(const state_schedule *w, const dsv4_ops *ops, const state_mistake *m,
-                             int64_t how_many, const state_rows *rows, double *share,
-                             double *cosine, int64_t *most, dsv4_error *err)
+/* A session up to the reset or the restore: as it is then, and what was saved. */
+static dsv4_status lead_up(const state_schedule *w, const dsv4_model *model, const dsv4_ops *ops,
+                           dsv4_session **out, void **saved, size_t *bytes, dsv4_error *err)
 {
-    state_trial t = {.w = w, .how_many = how_many, .at = w->cut};
-    state_ears ears = {.r = rows};
-    const dsv4_taps taps = {.ctx = &ears, .want = want_state, .tap = hear_state};
     int64_t longest = (w->n > w->cut + w->n_other ? w->n : w->cut + w->n_other) + 1;
-    const dsv4_session_options so = {
-        .numerics = w->numerics, .max_positions = longest, .mtp = w->mtp, .chunk = w->chunk};
+    const dsv4_session_options so = {.numerics = w->numerics,
+                                     .max_positions = longest,
+                                     .mtp = w->mtp && model->mtp != NULL,
+                                     .chunk = w->chunk};
+    dsv4_status status = dsv4_session_new(model, ops, &so, out, err);
+    if (status == DSV4_OK && w->cut > 0)
+        status = dsv4_session_append(*out, w->tokens, w->cut, NULL, err);
+    if (status == DSV4_OK && w->cut > 0 && saved != NULL)
+        status = dsv4_session_save(*out, saved, bytes, err);
+    return status == DSV4_OK ? dsv4_session_append(*out, w->other, w->n_other, NULL, err) : status;
+}
+
+typedef struct {
+    const state_schedule *w;
+    const state_rows *rows;
+    dsv4_model model; /* cut off behind the layer in question */
+    dsv4_ops ops;
+    dsv4_session *before;
+    int64_t end; /* no token behind the last row is needed */
+} state_search;
+
+static dsv4_status run_trial(const state_search *x, const state_mistake *m, int64_t how_many,
+                             double *share, double *cosine, int64_t *most, dsv4_error *err)
+{
+    const state_schedule *w = x->w;
+    state_trial t = {.w = w, .before = x->before, .how_many = how_many, .at = w->cut};
+    state_ears ears = {.r = x->rows};
+    const dsv4_taps taps = {.ctx = &ears, .want = want_state, .tap = hear_state};
     void *saved = NULL;
     size_t bytes = 0;
-    dsv4_status status = dsv4_session_new(w->model, ops, &so, &t.s, err);
-    if (status == DSV4_OK)
-        status = dsv4_session_new(w->model, ops, &so, &t.before, err);
+    dsv4_status status = lead_up(w, &x->model, &x->ops, &t.s, &saved, &bytes, err);
     *share = INFINITY;
     *most = 1;
-    if (status == DSV4_OK && w->cut > 0)
-        status = dsv4_session_append(t.s, w->tokens, w->cut, NULL, err);
-    if (status == DSV4_OK && w->cut > 0)
-        status = dsv4_session_save(t.s, &saved, &bytes, err);
-    if (status == DSV4_OK)
-        status = dsv4_session_append(t.s, w->other, w->n_other, NULL, err);
-    if (status == DSV4_OK && w->cut > 0 && m->restore) { /* the twin: as it is before the restore */
-        status = dsv4_session_append(t.before, w->tokens, w->cut, NULL, err);
-        if (status == DSV4_OK)
-            status = dsv4_session_append(t.before, w->other, w->n_other, NULL, err);
-    }
     if (status == DSV4_OK && w->cut > 0)
         status = dsv4_session_restore(t.s, saved, bytes, err);
     else if (status == DSV4_OK)
@@ -333,38 +343,38 @@ static dsv4_status run_trial(const state_schedule *w, const dsv4_ops *ops, const
         m->disturb(&t);
         *most = m->most != NULL ? m->most(&t) : 1;
         dsv4_session_set_taps(t.s, &taps);
-        status = dsv4_session_append(t.s, w->tokens + t.at, w->n - t.at, NULL, err);
     }
-    if (status == DSV4_OK && ears.got >= rows->n_rows && ears.gg > 0)
+    if (status == DSV4_OK && t.s->position < x->end) { /* its positions may not be the tokens' */
+        int64_t n = x->end - t.s->position, left = w->n - t.at;
+        status = dsv4_session_append(t.s, w->tokens + t.at, n < left ? n : left, NULL, err);
+    }
+    if (status == DSV4_OK && ears.got >= x->rows->n_rows && ears.gg > 0)
         *share = sqrt(ears.dd / ears.gg);
     *cosine = ears.made > 0 && ears.gg > 0 ? ears.both / sqrt(ears.made * ears.gg) : 0;
     free(saved);
     dsv4_session_free(t.s);
-    dsv4_session_free(t.before);
     return status;
 }
 
-static dsv4_status try_states(const state_schedule *w, const state_rows *rows, facts *f,
-                              dsv4_error *err)
+/* Each mistake with each of its numbers, until one gives the engine's values. */
+static dsv4_status try_states(const state_search *x, facts *f, dsv4_error *err)
 {
-    enum { NEARER = 10, LONGEST = 600 };
-    const dsv4_ops ops = engine_quick_ops();
+    enum { NEARER = 10, EXACT = 100 };
     const state_mistake *nearest = NULL;
-    double best = 0;
+    double best = 0.8;
+    bool found = false;
     dsv4_status status = DSV4_OK;
-    if (w->n > LONGEST)
-        return DSV4_OK;
-    for (size_t i = 0; i < sizeof mistakes / sizeof *mistakes && status == DSV4_OK; i++) {
+    for (size_t i = 0; i < sizeof mistakes / sizeof *mistakes && status == DSV4_OK && !found; i++) {
         const state_mistake *m = &mistakes[i];
         int64_t most = 1;
         char name[FACT_NAME];
-        if (m->restore != (w->cut > 0))
+        if (m->restore != (x->w->cut > 0))
             continue;
         snprintf(name, sizeof name, "like:%s", m->name);
         for (int64_t k = 1; k <= most && status == DSV4_OK; k++) {
             double share, cosine;
-            status = run_trial(w, &ops, m, k, rows, &share, &cosine, &most, err);
-            if (status == DSV4_OK && isfinite(share) && cosine > best && cosine >= 0.8) {
+            status = run_trial(x, m, k, &share, &cosine, &most, err);
+            if (status == DSV4_OK && isfinite(share) && cosine >= best) {
                 best = cosine;
                 nearest = m;
             }
@@ -380,6 +390,7 @@ static dsv4_status try_states(const state_schedule *w, const state_rows *rows, f
                           "the reference's session with this mistake comes within %.2g of the "
                           "engine's values, where the right ones' distance is 1",
                           share);
+            found = share * EXACT <= 1;
             break;
         }
     }
@@ -394,6 +405,37 @@ static dsv4_status try_states(const state_schedule *w, const state_rows *rows, f
     return status;
 }
 
+static dsv4_status search_states(const state_schedule *w, const state_rows *rows, facts *f,
+                                 dsv4_error *err)
+{
+    enum { LONGEST = 600 };
+    state_search x = {.w = w, .rows = rows, .model = *w->model, .ops = engine_quick_ops()};
+    if (w->n > LONGEST || rows->n_rows == 0)
+        return DSV4_OK;
+    if (rows->layer >= 0) {
+        x.model.config.num_hidden_layers = rows->layer + 1;
+        if (!w->mtp)
+            x.model.mtp = NULL;
+    }
+    for (int64_t i = 0; i < rows->n_rows; i++) {
+        int64_t last = rows->positions[i];
+        if (dsv4_tap_is_row(rows->tap) && rows->layer >= 0)
+            last = (last + 1) * (rows->tap == DSV4_TAP_INDEXER_KV
+                                     ? 4
+                                     : w->model->config.compress_ratios[rows->layer]) -
+                   1;
+        x.end = last >= x.end ? last + 1 : x.end;
+    }
+    x.end = x.end < w->n ? x.end : w->n;
+    dsv4_status status = DSV4_OK;
+    if (w->cut > 0) /* a restore brings some back and leaves the rest as it is */
+        status = lead_up(w, &x.model, &x.ops, &x.before, NULL, NULL, err);
+    if (status == DSV4_OK)
+        status = try_states(&x, f, err);
+    dsv4_session_free(x.before);
+    return status;
+}
+
 dsv4_status causes_find_state(const state_schedule *w, const state_rows *rows, results *out,
                               dsv4_error *err)
 {
@@ -402,7 +444,7 @@ dsv4_status causes_find_state(const state_schedule *w, const state_rows *rows, r
     if (f == NULL)
         return DSV4_E_MACHINE;
     facts_add(f, w->cut > 0 ? "state:restored" : "state:second", "%s", "");
-    dsv4_status status = rows->n_rows > 0 ? try_states(w, rows, f, err) : DSV4_OK;
+    dsv4_status status = search_states(w, rows, f, err);
     if (status == DSV4_OK)
         status = causes_tell(rows->tap, f, out, err);
     free(f);
