@@ -166,8 +166,9 @@ void fp4_first_scales(trial *t);
 void fp4_nibbles(trial *t);
 void fp4_as_integer(trial *t);
 
-/* wrong_ops.c: the values of a row [heads][dim] before an activation rounding, as a mistake rounds
- * them, in place. */
+/* wrong_rounding.c: its share of wrong_ops_install; the values of a row [heads][dim] before an
+ * activation rounding, as a mistake rounds them, in place. */
+void wrong_rounding_install(trial *t);
 void wrong_rounding(const mistake *m, dsv4_rounding kind, float *x, int64_t heads, int64_t dim,
                     int block);
 

@@ -665,7 +665,7 @@ static bool wrong_experts(const dsv4_experts_args *a, float *out)
     return ok;
 }
 
-/* ---- embedding, rounding -------------------------------------------------------------------- */
+/* ---- embedding, angles -------------------------------------------------------------------- */
 
 static void wrong_embed(const dsv4_tensor *table, const int32_t *ids, int64_t n, float *x)
 {
@@ -698,71 +698,6 @@ static void watch_angles(const float *inv_freq, int half, const int64_t *positio
         int64_t twice = 2 * positions[i];
         ref()->rope_angles(inv_freq, half, &twice, 1, cos_table + i * half, sin_table + i * half);
     }
-}
-
-/* A block scaled to [-limit, limit], rounded by `rule` at a scale of one power of two. */
-static void round_scaled(float *x, int64_t n, double limit, bool fp8, bool down, bool truncated)
-{
-    double most = 0;
-    for (int64_t k = 0; k < n; k++)
-        most = fmax(most, fabs((double)x[k]));
-    double scale = fmax(most, fp8 ? 1e-4 : limit * ldexp(1, -126)) / limit;
-    if (down)
-        scale = exp2(floor(log2(scale)));
-    else if (truncated)
-        scale = exp2(ceil(log2(scale)));
-    for (int64_t k = 0; k < n; k++) {
-        double v = fmin(fabs((double)x[k]) / scale, limit);
-        int low = fp8 ? -6 : 0, bits = fp8 ? 3 : 1, exponent = v > 0 ? ilogb(v) : low;
-        double step = ldexp(1, (exponent < low ? low : exponent) - bits);
-        v = (truncated ? floor(v / step) : nearbyint(v / step)) * step;
-        x[k] = (float)copysign(fmin(v, limit) * scale, (double)x[k]);
-    }
-}
-
-static void wrong_fp8(float *x, int64_t n, int64_t ld, int64_t dim, int block)
-{
-    const mistake *m = &now->m;
-    for (int64_t i = 0; i < n && m->fp8 != FP8_NOT; i++)
-        for (int64_t k = 0; k < dim; k += block)
-            round_scaled(x + i * ld + k, dim - k < block ? dim - k : block, 448, true,
-                         m->fp8 == FP8_DOWN, m->fp8 == FP8_TRUNCATED);
-}
-
-static void wrong_fp4(float *x, int64_t n, int64_t dim, int block)
-{
-    const mistake *m = &now->m;
-    if (m->fp4 == FP4_BLOCK_128) {
-        ref()->round_fp4(x, n, dim, 128);
-        return;
-    }
-    if (m->fp4 == FP4_FIRST_HEAD)
-        ref()->round_fp4(x, 1, dim, block);
-    for (int64_t k = 0; k < n * dim && m->fp4 == FP4_FLOAT_SCALE; k += block)
-        round_scaled(x + k, block, 6, false, false, false);
-}
-
-/* Rows come one at a time, queries by heads. */
-static void wrong_hadamard(float *x, int64_t n, int dim)
-{
-    if ((now->m.hadamard == HADAMARD_QUERY && n > 1) ||
-        (now->m.hadamard == HADAMARD_ROWS && n == 1))
-        ref()->hadamard(x, n, dim);
-}
-
-void wrong_rounding(const mistake *m, dsv4_rounding kind, float *x, int64_t heads, int64_t dim,
-                    int block)
-{
-    static const trial nobody;
-    trial t = nobody;
-    const trial *keep = now;
-    t.m = *m;
-    now = &t;
-    if (kind == DSV4_ROUND_FP8)
-        wrong_fp8(x, heads, dim, dim, block);
-    else
-        wrong_fp4(x, heads, dim, block);
-    now = keep;
 }
 
 void trial_only_here(trial *t, bool attention_half)
@@ -837,10 +772,5 @@ void wrong_ops_install(trial *t)
     if (m->expert_unweighted || m->expert_weighted_twice || m->expert_slot_lost ||
         m->expert_sorted || m->expert_slot > 0)
         o->experts = wrong_experts;
-    if (m->fp8 != FP8_RIGHT)
-        o->round_fp8 = wrong_fp8;
-    if (m->fp4 != FP4_RIGHT)
-        o->round_fp4 = wrong_fp4;
-    if (m->hadamard != HADAMARD_BOTH)
-        o->hadamard = wrong_hadamard;
+    wrong_rounding_install(t);
 }

@@ -565,7 +565,9 @@ int main(int argc, char **argv)
     printf("from dumps of streams and logits: planted %d (%d of them not to be seen there), caught "
            "%d, right layer %d\n",
            s.few, s.few_invisible, s.few_caught, s.few_layer);
-    bool good = 100 * s.few_layer >= 90 * (s.few - s.few_invisible) && sick == 0 &&
+    bool whole = argc < 2 && every == 1;
+    bool good = 100 * s.few_layer >= 90 * (s.few - s.few_invisible) &&
+                (!whole || 100 * s.named >= 90 * s.expected_causes) && sick == 0 &&
                 s.caught == s.planted && s.survived == s.equivalent &&
                 100 * s.right_block >= 95 * s.planted && 100 * s.right_layer >= 95 * s.planted &&
                 s.planted + s.equivalent > 0;
