@@ -417,6 +417,7 @@ static void dump_and_model_name_the_layer(void **state)
                          .numerics = s.numerics,
                          .budgets = &budgets,
                          .case_glob = "ctx000[02][15]",
+                         .no_causes = true,
                          .threads = 1};
         results r;
         size_t right = 0, wrong = 0;
@@ -548,6 +549,7 @@ static void no_memory_for_a_dump(void **state)
                      .numerics = s.numerics,
                      .budgets = &budgets,
                      .case_glob = "ctx00005",
+                     .no_causes = true,
                      .threads = 1};
     int failed = 0;
     for (long at = 1; at < 4000; at += 131) {
