@@ -32,10 +32,23 @@ extern "C" void cu_launched(const char *op, int64_t size);
 
 extern "C" bool cu_overlaps(void); /* may a kernel be started before the last one ends? */
 
+/* device.c: every launch asks; benches count them, and leave some out to see what they cost. */
+extern "C" bool cu_launching(const char *op);
+
+#ifdef DSV4_CUDA_MUTANTS
+/* A launch that the driver must refuse, and this engine report. */
+#define REFUSED(op) (dsv4_cuda_mutant == 69 && cu_same_name(op, "rope_angles"))
+extern "C" bool cu_same_name(const char *a, const char *b);
+#else
+#define REFUSED(op) false
+#endif
+
 /* Every kernel begins with begin() (or its halves): it may have been started while the one before it
  * in the stream still runs, so that its own start costs nothing. */
 #define LAUNCH(op, size, kernel, grid, block, shared, queue, ...)                                  \
     do {                                                                                           \
+        if (!cu_launching(op))                                                                     \
+            break;                                                                                 \
         PLANT();                                                                                   \
         cudaLaunchAttribute overlap_ = {};                                                         \
         overlap_.id = cudaLaunchAttributeProgrammaticStreamSerialization;                          \
@@ -43,6 +56,8 @@ extern "C" bool cu_overlaps(void); /* may a kernel be started before the last on
         cudaLaunchConfig_t launch_ = {};                                                           \
         launch_.gridDim = (grid);                                                                  \
         launch_.blockDim = (block);                                                                \
+        if (REFUSED(op))                                                                           \
+            launch_.blockDim = 4096;                                                               \
         launch_.dynamicSmemBytes = (shared);                                                       \
         launch_.stream = (queue);                                                                  \
         launch_.attrs = &overlap_;                                                                 \

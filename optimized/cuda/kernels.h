@@ -147,9 +147,10 @@ int cu_attention_splits(int64_t rows); /* the most rows that a token can see */
 int64_t cu_attention_scratch(int64_t n, int heads, int dim, int splits);
 void cu_attention(cu_stream s, const cu_attention_args *a, float *out, bool bf16);
 
+/* share: NULL or [n][k], as cu_expert_pairs gives it. */
 void cu_router(cu_stream s, const float *logits, const float *bias, const int32_t *tid2eid,
                const int32_t *ids, int64_t n, int n_experts, int k, float scaling, int32_t *experts,
-               float *weights);
+               float *weights, float *share);
 /* h = silu(min(gate, L)) * clamp(up) [n][width]; share: NULL or [n] factors of the rows;
  * deployed: the inputs and the product are rounded to bf16. */
 void cu_swiglu(cu_stream s, const float *gate, const float *up, float limit, int64_t n,
@@ -177,7 +178,73 @@ void cu_window_store(cu_stream s, const float *kv, const int64_t *pos0, int64_t 
 /* Streams and embedding side of the MTP layer: x[i][j] += y[i]. */
 void cu_add_streams(cu_stream s, float *x, const float *y, int64_t n, int hc, int64_t dim,
                     bool bf16);
-void cu_advance(cu_stream s, int64_t *pos, int64_t n);
+
+/* ---- compositions: several of the operators above in one launch, with their bits ---------------
+ */
+
+/* fused_enter.cu: hc_collapse, rmsnorm; y8 != NULL: also round_fp8 by blocks of block8. */
+bool cu_enter_takes(int64_t dim);
+void cu_enter(cu_stream s, const float *streams, const float *pre, const float *w, float eps,
+              int64_t n, int hc, int64_t dim, bool bf16, float *y, float *y8, int block8);
+
+/* fused_rows.cu: rmsnorm (round_fp8) of q_lora; rmsnorm, rope, round_fp8, window_store of kv_row;
+ * compressor_store, compressor_emit; index_weights. */
+typedef struct {
+    const int64_t *pos; /* device */
+    float *window;      /* [window_ring][dim] */
+    int64_t window_ring;
+    cu_compressor compressor, indexer;
+} cu_row_state;
+typedef struct {
+    int64_t n;
+    int numerics; /* dsv4_numerics */
+    float eps;
+    float *q_lora, *q8; /* [n][q_dim]; q8: NULL or where the row rounded to FP8 goes */
+    const float *q_norm;
+    int64_t q_dim;
+    int q8_block;
+    const float *kv_row, *kv_norm; /* [n][dim], [dim] */
+    int dim, rope, index_dim;
+    const float *cosine, *sine;               /* [n][rope/2] */
+    bool compresses;                          /* one token a state: its inputs are stored, too */
+    const float *kv, *z, *index_kv, *index_z; /* [n][lanes*dim] */
+    float *index_w;                           /* [n][index_heads] */
+    int index_heads;
+    float index_scale;
+    cu_row_state one;          /* of consecutive tokens from *one.pos, if table is NULL */
+    const cu_row_state *table; /* device [n]: a token of each state */
+} cu_rows_args;
+bool cu_rows_take(int64_t q_dim);
+void cu_rows(cu_stream s, const cu_rows_args *a, int ratio);
+
+/* fused_queries.cu: head_norm, rope of q; rope, hadamard, round_fp4 of index_q. */
+typedef struct {
+    int64_t n;
+    int numerics;
+    float eps;
+    float *q; /* [n][heads][dim] */
+    int heads, dim, rope;
+    const float *cosine, *sine; /* [n][rope/2] */
+    float *index_q;             /* [n][index_heads][index_dim] */
+    int index_heads, index_dim; /* 0 heads: none */
+} cu_queries_args;
+bool cu_queries_take(int dim, int rope, int index_heads, int index_dim);
+void cu_queries(cu_stream s, const cu_queries_args *a);
+
+/* fused_experts.cu: swiglu of two lots of rows (round_fp8 by `block` columns, 0 = none); then
+ * expert_sum, add, hc_post. out may be gate. */
+typedef struct {
+    const float *gate, *up, *share; /* [n][width], share [n] or NULL */
+    float *out;
+    int64_t n, width;
+    int block;
+} cu_swiglu_rows;
+void cu_swiglu_both(cu_stream s, const cu_swiglu_rows *first, const cu_swiglu_rows *second,
+                    float limit, bool bf16);
+bool cu_leave_takes(int k);
+void cu_leave(cu_stream s, const float *y, const int32_t *experts, int k, const float *shared,
+              const float *streams, const float *post, const float *comb, int64_t n, int hc,
+              int64_t dim, float *out, bool bf16);
 
 #ifdef __cplusplus
 }

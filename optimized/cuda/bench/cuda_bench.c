@@ -9,6 +9,7 @@
 #include "../device.h"
 #include "optimized/optimized.h"
 #include "reference/formats/formats.h"
+#include "steps.h"
 #include "yardsticks.h"
 
 enum { ROUNDS = 21 };
@@ -322,7 +323,7 @@ static void one_head(bench *x, void *ctx, int i)
 }
 
 static dsv4_status model(bench *x, const char *path, int prefill, dsv4_numerics numerics,
-                         dsv4_error *err)
+                         bool apart, dsv4_error *err)
 {
     dsv4_model *m = NULL;
     dsv4_cuda *d = NULL;
@@ -389,6 +390,8 @@ static dsv4_status model(bench *x, const char *path, int prefill, dsv4_numerics 
            "floor's rate; whole step %.1f%%\n",
            dense / layers / 1e6, x->read / 1e9, 1e6 * dense / layers / x->read,
            100 * dense / layers / x->read / each, 100 * floor_bytes / x->read / step);
+    if (apart)
+        status = bench_steps(s, err);
 done:
     free(tokens);
     free(logits);
@@ -401,11 +404,13 @@ done:
 /* ---- the program ---------------------------------------------------------------------------- */
 
 static const char help[] =
-    "usage: cuda-bench [--prefill N] [--numerics N] [MODEL ...]\n"
+    "usage: cuda-bench [--prefill N] [--numerics N] [--steps] [--models-only] [MODEL ...]\n"
     "\n"
     "Measures device memory and float32 arithmetic, then the kernels against them; for each "
     "model,\n"
-    "decode and prefill (2048 tokens). Exit 0 measured, 2 bad usage or no device, 3 the machine "
+    "decode and prefill (2048 tokens); --steps: also what a decode step is made of, operator by\n"
+    "operator. --models-only: no kernels but the ceilings. Exit 0 measured, 2 bad usage or no "
+    "device, 3 the machine "
     "failed.\n";
 
 int main(int argc, char **argv)
@@ -415,10 +420,19 @@ int main(int argc, char **argv)
     char device[256];
     int prefill = 2048, first = 1;
     dsv4_numerics numerics = DSV4_MATH;
-    for (; first < argc && argv[first][0] == '-'; first += 2) {
+    bool apart = false, kernels = true;
+    for (; first < argc && argv[first][0] == '-'; first++) {
         if (strcmp(argv[first], "--help") == 0) {
             fputs(help, stdout);
             return 0;
+        }
+        if (strcmp(argv[first], "--steps") == 0) {
+            apart = true;
+            continue;
+        }
+        if (strcmp(argv[first], "--models-only") == 0) {
+            kernels = false;
+            continue;
         }
         bool known = first + 1 < argc;
         if (known && strcmp(argv[first], "--prefill") == 0)
@@ -430,6 +444,7 @@ int main(int argc, char **argv)
             fputs(help, stderr);
             return DSV4_E_INPUT;
         }
+        first++;
     }
     dsv4_status status = dsv4_cuda_probe(device, sizeof device, &err);
     if (status == DSV4_OK)
@@ -452,13 +467,15 @@ int main(int argc, char **argv)
     yard_noise(x.s, x.floats, x.float_count * 4, 2, true);
     cu_clear(x.s, x.tickets, 4096);
     ceilings(&x);
-    products(&x);
-    blocks(&x);
+    if (kernels) {
+        products(&x);
+        blocks(&x);
+    }
     status = cu_take_error(&err);
     cu_delete(x.pool); /* models need the room */
     x.pool = NULL;
     for (int i = first; i < argc && status == DSV4_OK; i++)
-        status = model(&x, argv[i], prefill, numerics, &err);
+        status = model(&x, argv[i], prefill, numerics, apart, &err);
 done:
     if (status != DSV4_OK)
         fprintf(stderr, "cuda-bench: %s\n", err.text);
