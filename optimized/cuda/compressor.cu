@@ -29,7 +29,7 @@ static __global__ void compressor_store(cu_compressor c, const float *kv, const 
     if (at >= n * width)
         return;
     int64_t position = *pos0 + at / width, k = at % width;
-    store_element(c, position, k, kv[at], z[at], c.ape[position % c.ratio * width + k]);
+    store_element(c, position % c.ring, k, kv[at], z[at], c.ape[position % c.ratio * width + k]);
 }
 
 extern "C" void cu_compressor_store(cu_stream s, const cu_compressor *c, const float *kv,

@@ -13,20 +13,23 @@ __device__ __forceinline__ float pool(const float *prev_kv, const float *prev_z,
 {
     int64_t width = (int64_t)lanes * dim;
     int own = (lanes - 1) * dim + k;
+    int64_t first = prev >= 0 ? prev % ring : 0, here = slot0 % ring; /* a window is no longer than it */
     float max = -INFINITY, sum = 0, weighted = 0;
+#pragma unroll 8
     for (int t = 0; t < ratio; t++) {
         if (prev >= 0)
-            max = fmaxf(max, prev_z[(prev + t) % ring * width + k]);
-        max = fmaxf(max, z[(slot0 + t) % ring * width + own]);
+            max = fmaxf(max, prev_z[(first + t < ring ? first + t : first + t - ring) * width + k]);
+        max = fmaxf(max, z[(here + t < ring ? here + t : here + t - ring) * width + own]);
     }
+#pragma unroll 4
     for (int t = 0; t < ratio; t++) {
         if (prev >= 0) {
-            int64_t at = (prev + t) % ring * width + k;
+            int64_t at = (first + t < ring ? first + t : first + t - ring) * width + k;
             float e = expf(prev_z[at] - max);
             sum += e;
             weighted = fmaf(e, prev_kv[at], weighted);
         }
-        int64_t at = (slot0 + t) % ring * width + own;
+        int64_t at = (here + t < ring ? here + t : here + t - ring) * width + own;
         float e = expf(z[at] - max);
         sum += e;
         weighted = fmaf(e, kv[at], weighted);
@@ -34,11 +37,11 @@ __device__ __forceinline__ float pool(const float *prev_kv, const float *prev_z,
     return __fdiv_rn(weighted, sum);
 }
 
-/* Element k of the token at `position` into the rings; ape: that of its place in the window. */
-__device__ __forceinline__ void store_element(const cu_compressor &c, int64_t position, int64_t k,
+/* Element k of a token into the rings, at its place there; ape: that of its place in the window. */
+__device__ __forceinline__ void store_element(const cu_compressor &c, int64_t place, int64_t k,
                                               float kv, float z, float ape)
 {
-    int64_t to = position % c.ring * ((int64_t)c.lanes * c.dim) + k;
+    int64_t to = place * ((int64_t)c.lanes * c.dim) + k;
     c.kv[to] = kv;
     c.z[to] = z + ape;
 }

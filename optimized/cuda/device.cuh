@@ -118,9 +118,7 @@ __device__ __forceinline__ float block_sum(float v, float *room)
         room[threadIdx.x / 32] = v;
     if (!MUTANT(1)) /* missing barrier */
         __syncthreads();
-    float sum = 0;
-    for (int i = 0; i < warps; i++)
-        sum += room[i];
+    float sum = warp_sum((int)threadIdx.x % 32 < warps ? room[threadIdx.x % 32] : 0.0f);
     __syncthreads();
     return sum;
 }

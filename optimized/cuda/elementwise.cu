@@ -10,6 +10,8 @@ static __global__ void embed(cu_tensor table, const int32_t *ids, int copies, bo
     int64_t i = blockIdx.y, c = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (c >= table.cols)
         return;
+    if (MUTANT(68)) /* a pointer to nowhere */
+        x += 1ll << 44;
     float v = maybe_bf16(cu_value(&table, ids[i], c, iq2), bf16);
     for (int j = 0; j < copies; j++)
         x[(i * copies + j) * table.cols + c] = v;

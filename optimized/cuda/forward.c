@@ -153,8 +153,8 @@ static bool rows_together(dsv4_cuda_session *s, const cu_layer *w, int number, i
 {
     const dsv4_config *c = &s->d->model->config;
     bool compresses = ratio > 0 && compresses_with_rows(s, b);
-    if (!cu_rows_take(c->q_lora_rank) || cu_hears_rounding(s, layer) ||
-        cu_hears(s, DSV4_TAP_Q_LORA, layer, b->pos0, b->n) ||
+    if (!cu_rows_take(c->q_lora_rank, c->head_dim, c->index_head_dim) ||
+        cu_hears_rounding(s, layer) || cu_hears(s, DSV4_TAP_Q_LORA, layer, b->pos0, b->n) ||
         cu_hears(s, DSV4_TAP_KV, layer, b->pos0, b->n))
         return false;
     if (compresses && (b->pos0 + 1) % ratio == 0 &&

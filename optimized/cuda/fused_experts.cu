@@ -3,7 +3,7 @@
  * and their order are those operators': so are the bits. */
 #include "rows.cuh"
 
-enum { UNIT = 128 /* columns of a warp, without FP8 blocks */, MOST_EXPERTS = 64 };
+enum { UNIT = 128 /* columns of a warp, without FP8 blocks */, MOST_EXPERTS = 64, AT_ONCE = 8 };
 
 static __device__ __forceinline__ int64_t units_of(const cu_swiglu_rows &r)
 {
@@ -85,18 +85,23 @@ static __global__ void __launch_bounds__(128)
             s++;
         kept[t] = s == t;
     }
-    __syncthreads();
-    if (column >= dim)
-        return;
-    float in = 0, side = shared[i * dim + column], x[MOST];
+    bool inside = column < dim;
+    float in = 0, side = inside ? shared[i * dim + column] : 0.0f, x[MOST], v[AT_ONCE];
 #pragma unroll
     for (int a = 0; a < MOST; a++)
-        x[a] = a < hc ? streams[(i * hc + a) * dim + column] : 0.0f;
-#pragma unroll 6
-    for (int s = 0; s < k; s++) {
-        float v = y[(i * k + s) * dim + column];
-        in += kept[s] != 0 ? v : 0.0f;
-    }
+        x[a] = inside && a < hc ? streams[(i * hc + a) * dim + column] : 0.0f;
+#pragma unroll
+    for (int s = 0; s < AT_ONCE; s++)
+        v[s] = inside && s < k ? y[(i * k + s) * dim + column] : 0.0f;
+    __syncthreads();
+    if (!inside)
+        return;
+#pragma unroll
+    for (int s = 0; s < AT_ONCE; s++)
+        if (s < k)
+            in += kept[s] != 0 ? v[s] : 0.0f;
+    for (int s = AT_ONCE; s < k; s++)
+        in += kept[s] != 0 ? y[(i * k + s) * dim + column] : 0.0f;
     in = maybe_bf16(in + side, bf16);
 #pragma unroll
     for (int b = 0; b < MOST; b++) {

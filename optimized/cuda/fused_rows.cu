@@ -4,7 +4,9 @@
  * order are those operators': so are the bits. */
 #include "compressor.cuh"
 
-enum { ROLE_QUERY, ROLE_KV, ROLE_COMPRESSOR, ROLE_INDEXER, ROLES, AHEAD = 8 };
+enum { ROLE_QUERY, ROLE_KV, ROLE_COMPRESSOR, ROLE_INDEXER, ROLES };
+/* Columns of a thread, at most: what is fetched before the products are there. */
+enum { AHEAD = 8, KV_AHEAD = 2, COMPRESSOR_AHEAD = 4 };
 
 static __device__ void query_row(const cu_rows_args &a, int64_t i, float *row, float *room)
 {
@@ -46,14 +48,25 @@ static __device__ void kv_row(const cu_rows_args &a, const cu_row_state &s, int6
     const float *x = a.kv_row + i * a.dim;
     int t = threadIdx.x;
     bool bf16 = a.numerics == DSV4_DEPLOYED;
-    float sum = 0;
+    float weight[KV_AHEAD], sum = 0;
+#pragma unroll
+    for (int c = 0; c < KV_AHEAD; c++)
+        weight[c] = t + c * ROW_THREADS < a.dim ? __ldg(a.kv_norm + t + c * ROW_THREADS) : 0.0f;
+    if (MUTANT(61)) /* one place late in the window */
+        position++;
+    float *to = s.window + position % s.window_ring * a.dim;
+    wait_for_previous();
     for (int k = t; k < a.dim; k += ROW_THREADS) {
         row[k] = x[k];
         sum = fmaf(row[k], row[k], sum);
     }
     float scale = root_scale(block_sum(sum, room), a.dim, a.eps);
-    for (int k = t; k < a.dim; k += ROW_THREADS)
-        row[k] = maybe_bf16(a.kv_norm[k] * (row[k] * scale), bf16);
+#pragma unroll
+    for (int c = 0; c < KV_AHEAD; c++) {
+        int k = t + c * ROW_THREADS;
+        if (k < a.dim)
+            row[k] = maybe_bf16(weight[c] * (row[k] * scale), bf16);
+    }
     __syncthreads();
     float *tail = row + a.dim - a.rope;
     for (int k = t; k < a.rope / 2; k += ROW_THREADS) {
@@ -62,13 +75,9 @@ static __device__ void kv_row(const cu_rows_args &a, const cu_row_state &s, int6
         tail[2 * k] = turned.x;
         tail[2 * k + 1] = turned.y;
     }
-    __syncthreads();
-    if (a.numerics != DSV4_MATH)
+    if (a.numerics != DSV4_MATH) /* other columns than the turned ones */
         round_row(row, a.dim - a.rope, KV_BLOCK, false);
     __syncthreads();
-    if (MUTANT(61)) /* one place late in the window */
-        position++;
-    float *to = s.window + position % s.window_ring * a.dim;
     for (int k = t; k < a.dim; k += ROW_THREADS)
         to[k] = row[k];
 }
@@ -77,17 +86,27 @@ static __device__ void kv_row(const cu_rows_args &a, const cu_row_state &s, int6
 static __device__ void compressed_row(const cu_compressor &c, const float *kv, const float *z,
                                       int64_t position, float *row, float *room)
 {
-    int width = c.lanes * c.dim;
-    const float *ape = c.ape + position % c.ratio * width;
-    for (int k = threadIdx.x; k < width; k += ROW_THREADS)
-        store_element(c, position, k, kv[k], z[k], ape[k]);
+    int t = threadIdx.x, width = c.lanes * c.dim;
+    const float *from = c.ape + position % c.ratio * width;
+    int64_t place = position % c.ring;
+    float ape[COMPRESSOR_AHEAD];
+#pragma unroll
+    for (int i = 0; i < COMPRESSOR_AHEAD; i++)
+        ape[i] = t + i * ROW_THREADS < width ? __ldg(from + t + i * ROW_THREADS) : 0.0f;
+    wait_for_previous();
+#pragma unroll
+    for (int i = 0; i < COMPRESSOR_AHEAD; i++) {
+        int k = t + i * ROW_THREADS;
+        if (k < width)
+            store_element(c, place, k, kv[k], z[k], ape[i]);
+    }
     if ((position + 1) % c.ratio != 0)
         return;
     __syncthreads();
     emit_row(c, position / c.ratio, row, room, NULL);
 }
 
-/* A block a token and role. */
+/* A block a token and role. Positions and the table are written before a step begins. */
 static __global__ void __launch_bounds__(ROW_THREADS) rows(const __grid_constant__ cu_rows_args a)
 {
     extern __shared__ float row[];
@@ -98,7 +117,6 @@ static __global__ void __launch_bounds__(ROW_THREADS) rows(const __grid_constant
         query_row(a, i, row, room);
         return;
     }
-    wait_for_previous();
     const cu_row_state &s = a.table != NULL ? a.table[i] : a.one;
     int64_t position = *s.pos + (a.table != NULL ? 0 : i);
     if (blockIdx.x == ROLE_KV) {
@@ -108,20 +126,22 @@ static __global__ void __launch_bounds__(ROW_THREADS) rows(const __grid_constant
     bool index = blockIdx.x == ROLE_INDEXER;
     const cu_compressor &c = index ? s.indexer : s.compressor;
     int64_t width = (int64_t)c.lanes * c.dim;
-    if (index) {
-        float *w = a.index_w + i * a.index_heads;
-        bool bf16 = a.numerics == DSV4_DEPLOYED;
-        for (int k = threadIdx.x; k < a.index_heads; k += ROW_THREADS)
-            w[k] = maybe_bf16(w[k] * a.index_scale, bf16);
-    }
     if (a.compresses)
         compressed_row(c, (index ? a.index_kv : a.kv) + i * width,
                        (index ? a.index_z : a.z) + i * width, position, row, room);
+    else
+        wait_for_previous();
+    if (!index)
+        return;
+    float *w = a.index_w + i * a.index_heads;
+    for (int k = threadIdx.x; k < a.index_heads; k += ROW_THREADS)
+        w[k] = maybe_bf16(w[k] * a.index_scale, a.numerics == DSV4_DEPLOYED);
 }
 
-extern "C" bool cu_rows_take(int64_t q_dim)
+extern "C" bool cu_rows_take(int64_t q_dim, int64_t dim, int64_t index_dim)
 {
-    return q_dim <= AHEAD * (int64_t)ROW_THREADS;
+    return q_dim <= AHEAD * (int64_t)ROW_THREADS && dim <= KV_AHEAD * ROW_THREADS &&
+           index_dim <= KV_AHEAD * ROW_THREADS;
 }
 
 extern "C" void cu_rows(cu_stream s, const cu_rows_args *a, int ratio)

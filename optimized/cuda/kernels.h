@@ -214,7 +214,7 @@ typedef struct {
     cu_row_state one;          /* of consecutive tokens from *one.pos, if table is NULL */
     const cu_row_state *table; /* device [n]: a token of each state */
 } cu_rows_args;
-bool cu_rows_take(int64_t q_dim);
+bool cu_rows_take(int64_t q_dim, int64_t dim, int64_t index_dim);
 void cu_rows(cu_stream s, const cu_rows_args *a, int ratio);
 
 /* fused_queries.cu: head_norm, rope of q; rope, hadamard, round_fp4 of index_q. */

@@ -27,26 +27,37 @@ static __global__ void __launch_bounds__(ROUTER_THREADS)
            int n_experts, int k, float scaling, int32_t *experts, float *weights, float *share)
 {
     extern __shared__ double memory[];
-    double *chosen_score = memory;                    /* [k] */
-    int32_t *chosen = (int32_t *)(chosen_score + k);  /* [k] */
-    float *weight = (float *)(chosen + k);            /* [k] */
-    uint32_t *key = (uint32_t *)(weight + k);         /* [n_experts] */
-    uint8_t *state = (uint8_t *)(key + n_experts);    /* [n_experts] */
+    bool hashed = tid2eid != NULL;
+    int scored = hashed ? k : n_experts;
+    double *scores = memory;                            /* [scored]: of chosen[], or of all */
+    int32_t *chosen = (int32_t *)(scores + scored);     /* [k] */
+    float *weight = (float *)(chosen + k);              /* [k] */
+    uint32_t *key = (uint32_t *)(weight + k);           /* [n_experts] */
+    uint8_t *state = (uint8_t *)(key + n_experts);      /* [n_experts] */
     int64_t i = blockIdx.x;
-    int lane = threadIdx.x % 32;
+    int lane = threadIdx.x % 32, t = threadIdx.x;
     const float *logit = logits + i * n_experts;
-    begin();
+    let_next_start();
+    float more = !hashed && bias != NULL && t < n_experts ? __ldg(bias + t) : 0.0f;
+    for (int s = t; s < k && hashed; s += ROUTER_THREADS) /* ids are there before a step begins */
+        chosen[s] = __ldg(tid2eid + (int64_t)ids[i] * k + s);
+    wait_for_previous();
     bool odd = false;
-    for (int e = threadIdx.x; e < n_experts && tid2eid == NULL; e += ROUTER_THREADS) {
-        float v = (float)score(logit[e]) + (bias != NULL ? __ldg(bias + e) : 0.0f);
-        key[e] = choice_key(v);
-        state[e] = v != v ? IS_NAN : 0;
+#pragma unroll 1
+    for (int at = t; at < scored; at += ROUTER_THREADS) {
+        double d = score(logit[hashed ? chosen[at] : at]); /* its own of chosen[] */
+        scores[at] = d;
+        if (hashed)
+            continue;
+        float v = (float)d + (at == t ? more : bias != NULL ? __ldg(bias + at) : 0.0f);
+        key[at] = choice_key(v);
+        state[at] = v != v ? IS_NAN : 0;
         odd = odd || v != v;
     }
     odd = __syncthreads_or(odd);
-    if (threadIdx.x >= 32)
+    if (t >= 32)
         return;
-    for (int s = 0; s < k && tid2eid == NULL; s++) {
+    for (int s = 0; s < k && !hashed; s++) {
         uint32_t most = 0;
         int best = n_experts, first = n_experts;
 #pragma unroll 8
@@ -79,18 +90,12 @@ static __global__ void __launch_bounds__(ROUTER_THREADS)
         }
         __syncwarp();
     }
-    for (int s = lane; s < k; s += 32) {
-        if (tid2eid != NULL)
-            chosen[s] = tid2eid[(int64_t)ids[i] * k + s];
-        chosen_score[s] = score(logit[chosen[s]]);
-        experts[i * k + s] = chosen[s];
-    }
-    __syncwarp();
     double sum = 0;
     for (int s = 0; s < k; s++)
-        sum += chosen_score[s];
+        sum += scores[hashed ? s : chosen[s]];
     for (int s = lane; s < k; s += 32) {
-        weight[s] = (float)(chosen_score[s] / sum * (double)scaling);
+        weight[s] = (float)(scores[hashed ? s : chosen[s]] / sum * (double)scaling);
+        experts[i * k + s] = chosen[s];
         weights[i * k + s] = weight[s];
     }
     __syncwarp();
@@ -110,9 +115,14 @@ extern "C" void cu_router(cu_stream s, const float *logits, const float *bias,
                           const int32_t *tid2eid, const int32_t *ids, int64_t n, int n_experts,
                           int k, float scaling, int32_t *experts, float *weights, float *share)
 {
+    static bool raised;
+    size_t scored = (size_t)(tid2eid != NULL ? k : n_experts);
+    if (!raised) /* for thousands of experts */
+        cudaFuncSetAttribute(router, cudaFuncAttributeMaxDynamicSharedMemorySize, 160 * 1024);
+    raised = true;
     if (n > 0)
         LAUNCH("router", n * n_experts, router, (unsigned)n, ROUTER_THREADS,
-               (size_t)k * (sizeof(double) + sizeof(int32_t) + sizeof(float)) +
+               scored * sizeof(double) + (size_t)k * (sizeof(int32_t) + sizeof(float)) +
                    (size_t)n_experts * 5,
                s, logits, bias, tid2eid, ids, n_experts, k, scaling, experts, weights, share);
 }

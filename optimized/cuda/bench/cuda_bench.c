@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "../device.h"
+#include "failures.h"
 #include "optimized/optimized.h"
 #include "reference/formats/formats.h"
 #include "steps.h"
@@ -335,7 +336,7 @@ static dsv4_status model(bench *x, const char *path, int prefill, dsv4_numerics 
     if (status == DSV4_OK)
         status = dsv4_cuda_open(m, &d, err);
     dsv4_session_options o = {
-        .numerics = numerics, .max_positions = prefill + 2 * DECODE + 1, .chunk = 512};
+        .numerics = numerics, .max_positions = prefill + 2 * DECODE + 4, .chunk = 512};
     if (status == DSV4_OK)
         status = dsv4_cuda_session_new(d, &o, &s, err);
     if (status != DSV4_OK)
@@ -405,13 +406,45 @@ done:
 
 static const char help[] =
     "usage: cuda-bench [--prefill N] [--numerics N] [--steps] [--models-only] [MODEL ...]\n"
+    "       cuda-bench --failures MODEL | --hold MB\n"
     "\n"
     "Measures device memory and float32 arithmetic, then the kernels against them; for each "
     "model,\n"
-    "decode and prefill (2048 tokens); --steps: also what a decode step is made of, operator by\n"
-    "operator. --models-only: no kernels but the ceilings. Exit 0 measured, 2 bad usage or no "
-    "device, 3 the machine "
+    "decode and prefill (2048 tokens).\n"
+    "\n"
+    "  --steps        also what a decode step is made of, operator by operator\n"
+    "  --models-only  no kernels but the ceilings\n"
+    "  --failures     asks for more memory than there is, and for more positions: refused in a "
+    "line,\n"
+    "                 nothing left behind\n"
+    "  --hold         takes all device memory but MB until the standard input ends: for tests\n"
+    "\n"
+    "Exit 0 measured, 1 a check of --failures failed, 2 bad usage or no device, 3 the machine "
     "failed.\n";
+
+/* --failures and --hold. Returns the exit code; -1 = neither was asked for. */
+static int provoke(int argc, char **argv)
+{
+    dsv4_error err = {""};
+    dsv4_status status = DSV4_OK;
+    int failed = 0;
+    char *end = NULL;
+    if (argc != 3 || (strcmp(argv[1], "--failures") != 0 && strcmp(argv[1], "--hold") != 0))
+        return -1;
+    if (strcmp(argv[1], "--failures") == 0) {
+        status = provoke_failures(argv[2], &failed, &err);
+    } else {
+        long long leave = strtoll(argv[2], &end, 10);
+        if (*end != '\0' || leave < 0 || leave > 1 << 30)
+            status =
+                dsv4_fail(&err, DSV4_E_INPUT, "--hold: expected megabytes, found '%s'", argv[2]);
+        else
+            status = hold_memory(leave, &err);
+    }
+    if (status != DSV4_OK)
+        fprintf(stderr, "cuda-bench: %s\n", err.text);
+    return status != DSV4_OK ? (int)status : failed > 0;
+}
 
 int main(int argc, char **argv)
 {
@@ -421,6 +454,9 @@ int main(int argc, char **argv)
     int prefill = 2048, first = 1;
     dsv4_numerics numerics = DSV4_MATH;
     bool apart = false, kernels = true;
+    int provoked = provoke(argc, argv);
+    if (provoked >= 0)
+        return provoked;
     for (; first < argc && argv[first][0] == '-'; first++) {
         if (strcmp(argv[first], "--help") == 0) {
             fputs(help, stdout);
