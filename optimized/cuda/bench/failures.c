@@ -120,14 +120,19 @@ dsv4_status provoke_failures(const char *path, int *count, dsv4_error *err)
     refused("no room for a batch", dsv4_cuda_batch_new(s, SESSIONS, &b, &e), &e, before);
     hog_free(&h);
 
-    before = cu_free_bytes();
-    status = dsv4_cuda_batch_new(s, SESSIONS, &b, err);
-    say(status == DSV4_OK, "the batch, with room", "");
-    dsv4_cuda_batch_free(b);
-    if (status == DSV4_OK)
-        status = decode_some(d, again, vocab, err);
-    say(status == DSV4_OK && memcmp(first, again, vocab * sizeof *first) == 0,
-        "a small session computes what it did before", "");
+    /* Twice: what the driver keeps once it has done something for the first time is no leak. */
+    bool same = true;
+    for (int round = 0; round < 2 && status == DSV4_OK; round++) {
+        before = cu_free_bytes();
+        status = dsv4_cuda_batch_new(s, SESSIONS, &b, err);
+        dsv4_cuda_batch_free(b);
+        b = NULL;
+        if (status == DSV4_OK)
+            status = decode_some(d, again, vocab, err);
+        same = same && status == DSV4_OK && memcmp(first, again, vocab * sizeof *first) == 0;
+    }
+    say(status == DSV4_OK, "the batch, with room", status == DSV4_OK ? "" : err->text);
+    say(same, "a small session computes what it did before", "");
     say(cu_free_bytes() == before, "nothing is left behind", "");
     longest.max_positions = m->config.max_position_embeddings + 1;
     say(dsv4_cuda_session_new(d, &longest, &none, &e) == DSV4_E_INPUT,
