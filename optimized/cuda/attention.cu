@@ -1,14 +1,34 @@
 /* attention.cu - one softmax over window rows and compressed rows with a sink; K and V are the
- * same row, shared by all heads. The rows of a token are split over blocks: each block runs an
- * online softmax over its tiles, a second kernel joins the parts in a fixed order. */
+ * same row, shared by all heads.
+ *
+ * The rows of a token are cut into splits, a split into tiles of 16 rows with an online softmax, and
+ * the splits are joined one after the other. Few tokens: a block takes one split of 8 or 32 heads and
+ * a second kernel joins; many: a block takes all splits and joins as it goes, with the same
+ * operations in the same order, so that the sums are the same however a text is cut.
+ *
+ * A warp owns 64 of the columns, as K and as V: it fetches, splits (parts.cuh) and multiplies them;
+ * the block meets only to add up the scores and to hand the weights round. */
 #include <cfloat>
 
-#include "device.cuh"
+#include "parts.cuh"
 
-enum { HEADS = 8, TILE = 16, THREADS = 256, WARPS = 8, SLOTS = 2, MOST_DIM = SLOTS * THREADS };
-/* Parts a token's rows are cut into: a function of the session's capacity, never of the tokens that
- * come together, so that the sums are the same however a text is cut. */
-enum { MOST_SPLITS = 20, AT_ONCE = 64 /* tokens a launch */ };
+enum {
+    TILE = 16, /* rows */
+    THREADS = 256,
+    WARPS = 8,
+    STEPS = 4, /* of 16 columns: what a warp owns */
+    OWN = 16 * STEPS,
+    MOST_DIM = WARPS * OWN,
+    /* Splits of a token's rows: a function of the session's capacity, never of the tokens that come
+     * together. */
+    MOST_SPLITS = 16,
+    NARROW = 1, /* tiles of 8 heads a block: one token */
+    WIDE = 4,   /* more */
+    WIDE_FROM = 4,
+    AT_ONCE = 32, /* more tokens are joined as they go */
+    V_STRIDE = OWN + 8,
+    P_STRIDE = TILE + 8
+};
 
 /* The rows a token sees, window first, then compressed, by number. */
 typedef struct {
@@ -48,208 +68,489 @@ __device__ __forceinline__ const float *row_number(const cu_attention_args *a, c
     return j >= 0 && j < r->limit ? a->rows + j * a->dim : NULL;
 }
 
-static __global__ void __launch_bounds__(THREADS, 2)
-    attention(const __grid_constant__ cu_attention_args a)
-{
-    begin();
-    extern __shared__ __align__(16) float memory[];
-    __shared__ const float *where[TILE];
-    __shared__ float max_of[HEADS], sum_of[HEADS], shrink[HEADS];
-    int64_t i = a.first + blockIdx.z;
-    int head0 = (int)blockIdx.y * HEADS, split = (int)blockIdx.x, dim = a.dim;
-    int padded = (dim + 3) / 4 * 4, ld = padded + 4;
-    float *q = memory, *rows = q + HEADS * ld, *part = rows + TILE * ld; /* [WARPS][HEADS][TILE] */
-    float *p = part; /* [TILE][HEADS], once the parts are added up */
-    int t = threadIdx.x, lane = t % 32, warp = t / 32;
-    row_range r = range_of(&a, i);
-    int64_t tiles = (r.total + TILE - 1) / TILE, each = (tiles + a.splits - 1) / a.splits;
-    int64_t begin = split * each, end = begin + each < tiles ? begin + each : tiles;
-    float scale = (float)(1.0 / sqrt((double)dim));
+/* Heads of a block: 8 TILES; AHEAD: tiles of rows on their way. */
+template <int TILES, int AHEAD> struct attention_room {
+    uint4 q[WARPS][TILES][STEPS][32]; /* first two parts, fragments in order of lane */
+    uint2 q_third[WARPS][TILES][STEPS][32];
+    float4 raw[AHEAD][WARPS][STEPS][2][32];    /* rows as they come, each lane its own */
+    uint16_t v[WARPS][3][TILE][V_STRIDE];      /* their parts */
+    float4 part[WARPS][TILES][32];             /* of the scores: fragments */
+    uint16_t p[3][TILES][8][P_STRIDE];         /* parts of the weights, [head][row] */
+    float shrink[8 * TILES];                   /* of what was summed up to now */
+    float first[8 * TILES], second[8 * TILES]; /* factors of a join: so far, this split */
+    float last[8 * TILES], total[8 * TILES];   /* factor and denominator at the end */
+};
 
-    if (dim % 4 == 0) {
-        /* Loads first, then stores: in one loop each would wait for the one before. */
-        const float4 *from = (const float4 *)(const void *)(a.q + (i * a.heads + head0) * dim);
-        int quads = dim / 4;
-        for (int k0 = t; k0 < HEADS * quads; k0 += 4 * THREADS) {
-            float4 v[4];
-#pragma unroll
-            for (int m = 0; m < 4; m++) {
-                int k = k0 + m * THREADS;
-                bool inside = k < HEADS * quads && head0 + k / quads < a.heads;
-                v[m] = inside ? __ldcg(from + k) : make_float4(0, 0, 0, 0);
-            }
-#pragma unroll
-            for (int m = 0; m < 4; m++) {
-                int k = k0 + m * THREADS;
-                if (k < HEADS * quads)
-                    *(float4 *)(void *)&q[k / quads * ld + 4 * (k % quads)] = v[m];
-            }
-        }
-    } else {
-        for (int k = t; k < HEADS * ld; k += THREADS) {
-            int h = k / ld, c = k % ld;
-            q[k] = head0 + h < a.heads && c < dim ? a.q[(i * a.heads + head0 + h) * dim + c] : 0.0f;
-        }
+/* Four columns of a row on their way into shared memory; NULL: zeros. */
+__device__ __forceinline__ void fetch_four(float4 *to, const float *from, int c, int dim,
+                                           bool quads)
+{
+    if (!quads || from == NULL || c >= dim) {
+        *to = load_four(from, c, dim, quads);
+        return;
     }
-    if (t < HEADS) {
-        max_of[t] = -FLT_MAX;
-        sum_of[t] = 0;
-    }
-    float o[SLOTS][HEADS] = {};
-    for (int64_t tile = begin; tile < end; tile++) {
-        __syncthreads();
-        if (t < TILE)
-            where[t] = row_number(&a, &r, i, tile * TILE + t);
-        __syncthreads();
-        if (dim % 4 == 0) {
-            int quads = dim / 4;
-            for (int k0 = t; k0 < TILE * quads; k0 += 8 * THREADS) {
-                float4 v[8];
-#pragma unroll
-                for (int m = 0; m < 8; m++) {
-                    int k = k0 + m * THREADS;
-                    const float *from = k < TILE * quads ? where[k / quads] : NULL;
-                    v[m] = from != NULL ? __ldcg((const float4 *)(const void *)from + k % quads)
-                                        : make_float4(0, 0, 0, 0);
-                }
-#pragma unroll
-                for (int m = 0; m < 8; m++) {
-                    int k = k0 + m * THREADS;
-                    if (k < TILE * quads)
-                        *(float4 *)(void *)&rows[k / quads * ld + 4 * (k % quads)] = v[m];
-                }
-            }
-        } else {
-            for (int k = t; k < TILE * ld; k += THREADS) {
-                int row = k / ld, c = k % ld;
-                rows[k] = where[row] != NULL && c < dim ? where[row][c] : 0.0f;
-            }
-        }
-        __syncthreads();
-        /* Scores: a warp takes every eighth quad of columns, a lane 2 heads times 2 rows. */
-        float dot[2][2] = {};
-        int hg = lane / 8, rg = lane % 8;
-#pragma unroll 4
-        for (int c = 4 * warp; c < padded; c += 4 * WARPS) {
-            float4 x[2], y[2];
-#pragma unroll
-            for (int k = 0; k < 2; k++) {
-                x[k] = *(const float4 *)(const void *)&q[(hg + 4 * k) * ld + c];
-                y[k] = *(const float4 *)(const void *)&rows[(rg + 8 * k) * ld + c];
-            }
-#pragma unroll
-            for (int h = 0; h < 2; h++)
-#pragma unroll
-                for (int k = 0; k < 2; k++) {
-                    dot[h][k] = fmaf(x[h].x, y[k].x, dot[h][k]);
-                    dot[h][k] = fmaf(x[h].y, y[k].y, dot[h][k]);
-                    dot[h][k] = fmaf(x[h].z, y[k].z, dot[h][k]);
-                    dot[h][k] = fmaf(x[h].w, y[k].w, dot[h][k]);
-                }
-        }
-#pragma unroll
-        for (int h = 0; h < 2; h++)
-#pragma unroll
-            for (int k = 0; k < 2; k++)
-                part[(warp * HEADS + hg + 4 * h) * TILE + rg + 8 * k] = dot[h][k];
-        __syncthreads();
-        /* A warp a head; the upper half of its lanes repeats the lower. */
-        int row = lane % TILE;
-        float score = 0;
-        for (int w = 0; w < WARPS; w++)
-            score += part[(w * HEADS + warp) * TILE + row];
-        score *= scale;
-        bool there = where[row] != NULL;
-        float before = max_of[warp], most = fmaxf(before, warp_max(there ? score : -FLT_MAX));
-        float weight = there ? expf(score - most) : 0.0f, factor = expf(before - most);
-        float sum = warp_sum(lane < TILE ? weight : 0.0f);
-        if (MUTANT(21)) /* the running sum is not rescaled */
-            factor = 1.0f;
-        __syncwarp();
-        if (lane == 0) {
-            shrink[warp] = factor;
-            sum_of[warp] = sum_of[warp] * factor + sum;
-            max_of[warp] = most;
-        }
-        __syncthreads(); /* the parts are read: their room becomes p */
-        if (lane < TILE)
-            p[row * HEADS + warp] = weight;
-        __syncthreads();
-#pragma unroll
-        for (int slot = 0; slot < SLOTS; slot++) {
-            int c = t + slot * THREADS;
-            if (c >= dim)
-                break;
-#pragma unroll
-            for (int h = 0; h < HEADS; h++)
-                o[slot][h] *= shrink[h];
-#pragma unroll 4
-            for (int k = 0; k < TILE; k++) {
-                float v = rows[k * ld + c];
-                const float4 *w = (const float4 *)(const void *)&p[k * HEADS];
-#pragma unroll
-                for (int h = 0; h < HEADS / 4; h++) {
-                    float4 x = w[h];
-                    o[slot][4 * h] = fmaf(x.x, v, o[slot][4 * h]);
-                    o[slot][4 * h + 1] = fmaf(x.y, v, o[slot][4 * h + 1]);
-                    o[slot][4 * h + 2] = fmaf(x.z, v, o[slot][4 * h + 2]);
-                    o[slot][4 * h + 3] = fmaf(x.w, v, o[slot][4 * h + 3]);
-                }
-            }
-        }
-    }
-    __syncthreads();
-    /* Parts: per token, split and head dim values, then the sum and the maximum. */
-    float *to =
-        a.scratch + (((int64_t)blockIdx.z * a.splits + split) * a.heads + head0) * (dim + 2);
-#pragma unroll
-    for (int slot = 0; slot < SLOTS; slot++)
-#pragma unroll
-        for (int h = 0; h < HEADS; h++) {
-            int c = t + slot * THREADS;
-            if (c < dim && head0 + h < a.heads)
-                to[(int64_t)h * (dim + 2) + c] = o[slot][h];
-        }
-    if (t < HEADS && head0 + t < a.heads) {
-        to[(int64_t)t * (dim + 2) + dim] = sum_of[t];
-        to[(int64_t)t * (dim + 2) + dim + 1] = max_of[t];
-    }
+    unsigned at = (unsigned)__cvta_generic_to_shared(to);
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(at), "l"(from + c) : "memory");
 }
 
-/* A block 128 columns of a head of a token. */
-static __global__ void attention_join(const __grid_constant__ cu_attention_args a, float *out,
-                                      bool bf16)
+__device__ __forceinline__ void fetched()
+{
+    asm volatile("cp.async.commit_group;" ::: "memory");
+}
+
+template <int LEFT> __device__ __forceinline__ void wait_fetched()
+{
+    asm volatile("cp.async.wait_group %0;" ::"n"(LEFT) : "memory");
+}
+
+/* A [16 columns][16 rows] fragment of values that lie [row][column] */
+__device__ __forceinline__ void load_turned(uint32_t a[4], const uint16_t *from)
+{
+    unsigned at = (unsigned)__cvta_generic_to_shared(from);
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(a[0]), "=r"(a[1]), "=r"(a[2]), "=r"(a[3])
+                 : "r"(at)
+                 : "memory");
+}
+
+/* The next split joins the ones before: maximum and sum of both, and the factors of their values. */
+__device__ __forceinline__ void join_one(float *max, float *sum, float other_max, float other_sum,
+                                         float *first, float *second)
+{
+    float most = fmaxf(*max, other_max);
+    *first = expf(*max - most);
+    *second = expf(other_max - most);
+    *sum = fmaf(*sum, *first, other_sum * *second);
+    *max = most;
+}
+
+/* The denominator with the sink, and the factor that the values still need. */
+__device__ __forceinline__ void join_sink(float max, float sum, float sink, float *last,
+                                          float *total)
+{
+    float most = fmaxf(max, fmaxf(sink, -FLT_MAX));
+    *last = expf(max - most);
+    *total = sum * *last;
+    if (!MUTANT(22)) /* the sink forgotten */
+        *total += expf(sink - most);
+}
+
+/* Floats of a part: values of 8 heads as fragments of each warp that has columns, then sums and
+ * maxima of the heads. */
+__host__ __device__ __forceinline__ int64_t part_floats(int dim)
+{
+    return (int64_t)(dim + OWN - 1) / OWN * OWN * 8 + 16;
+}
+
+__device__ __forceinline__ float *part_at(const cu_attention_args *a, int64_t token, int split,
+                                          int eight)
+{
+    return a->scratch +
+           ((token * a->splits + split) * ((a->heads + 7) / 8) + eight) * part_floats(a->dim);
+}
+
+/* grid: splits or 1 (whole: all of them, out is written), heads, tokens */
+template <int TILES, int AHEAD>
+static __global__ void __launch_bounds__(THREADS, 1)
+    attention(const __grid_constant__ cu_attention_args a, bool whole, float *out, bool bf16)
 {
     begin();
-    __shared__ float factor[MOST_SPLITS], total;
-    int h = blockIdx.x, dim = a.dim;
-    int64_t i = a.first + blockIdx.y, step = (int64_t)a.heads * (dim + 2);
-    const float *from = a.scratch + ((int64_t)blockIdx.y * a.splits * a.heads + h) * (dim + 2);
-    if (threadIdx.x < 32) {
-        int s = threadIdx.x;
-        float sink = a.sink[h];
-        float max = s < a.splits ? from[s * step + dim + 1] : -FLT_MAX;
-        float part = s < a.splits ? from[s * step + dim] : 0.0f;
-        float most = fmaxf(warp_max(max), fmaxf(sink, -FLT_MAX));
-        float f = s < a.splits ? expf(max - most) : 0.0f;
-        float sum = warp_sum(part * f);
-        if (s < a.splits)
-            factor[s] = f;
-        if (s == 0)
-            total = MUTANT(22) ? sum : sum + expf(sink - most); /* the sink forgotten */
+    extern __shared__ __align__(16) uint8_t memory[];
+    attention_room<TILES, AHEAD> *room = (attention_room<TILES, AHEAD> *)(void *)memory;
+    int64_t i = a.first + blockIdx.z;
+    int head0 = (int)blockIdx.y * 8 * TILES, dim = a.dim;
+    int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
+    int active = (dim + OWN - 1) / OWN, c0 = OWN * warp; /* warps that have columns */
+    bool quads = dim % 4 == 0;
+    row_range r = range_of(&a, i);
+    int64_t tiles = (r.total + TILE - 1) / TILE, each = (tiles + a.splits - 1) / a.splits;
+    int64_t begin = whole ? 0 : blockIdx.x * each;
+    int64_t end = whole || begin + each > tiles ? tiles : begin + each;
+    float scale = (float)(1.0 / sqrt((double)dim));
+
+    /* Lane's row of a tile, and tiles on their way. */
+    auto fetch = [&](int64_t tile) {
+        const float *mine = lane < TILE && tile < end
+                                ? row_number(&a, &r, i, tile * TILE + lane)
+                                : NULL;
+        unsigned long long at = (unsigned long long)(uintptr_t)mine;
+        const float *row = (const float *)(uintptr_t)__shfl_sync(0xffffffffu, at, g);
+        const float *row8 = (const float *)(uintptr_t)__shfl_sync(0xffffffffu, at, g + 8);
+        int stage = (int)((tile - begin) % AHEAD);
+        if (tile < end)
+#pragma unroll
+            for (int k = 0; k < STEPS; k++) {
+                fetch_four(&room->raw[stage][warp][k][0][lane], row, c0 + 16 * k + 4 * t, dim,
+                           quads);
+                fetch_four(&room->raw[stage][warp][k][1][lane], row8, c0 + 16 * k + 4 * t, dim,
+                           quads);
+            }
+        fetched();
+        return __ballot_sync(0xffffffffu, mine != NULL);
+    };
+    unsigned there[AHEAD];
+#pragma unroll
+    for (int m = 0; m < AHEAD; m++)
+        there[m] = fetch(begin + m);
+
+    /* q, once: every lane keeps what it will multiply. */
+    unsigned q_has;
+    {
+        uint32_t second = 0, third = 0;
+        float size = 0;
+#pragma unroll
+        for (int n = 0; n < TILES; n++) {
+            int head = head0 + 8 * n + g;
+            const float *from = head < a.heads ? a.q + (i * a.heads + head) * dim : NULL;
+            float4 x[STEPS];
+#pragma unroll
+            for (int k = 0; k < STEPS; k++)
+                x[k] = load_four(from, c0 + 16 * k + 4 * t, dim, quads);
+#pragma unroll
+            for (int k = 0; k < STEPS; k++) {
+                four_parts f = split_four(x[k]);
+                size += size_of_four(x[k]);
+                second |= f.p[1][0] | f.p[1][1];
+                third |= f.p[2][0] | f.p[2][1];
+                room->q[warp][n][k][lane] =
+                    make_uint4(f.p[0][0], f.p[0][1], f.p[1][0], f.p[1][1]);
+                room->q_third[warp][n][k][lane] = make_uint2(f.p[2][0], f.p[2][1]);
+            }
+        }
+        q_has = parts_there(second, third);
+        q_has |= __any_sync(0xffffffffu, !has_parts(size)) ? 4u : 0u;
+    }
+
+    /* Fragments: columns 16 k + g (e < 2), + g + 8, heads 2 t, 2 t + 1. */
+    float o[STEPS][TILES][4] = {}, joined[STEPS][TILES][4] = {};
+    /* Of warp n < TILES: heads 8 n + 2 t, + 1. */
+    float max_of[2] = {-FLT_MAX, -FLT_MAX}, sum_of[2] = {};
+    float max_joined[2] = {-FLT_MAX, -FLT_MAX}, sum_joined[2] = {};
+
+    for (int64_t tile = begin; tile < end; tile++) {
+        int stage = (int)((tile - begin) % AHEAD);
+        unsigned seen = there[0]; /* rows of this tile */
+        unsigned v_has[STEPS];
+        bool plain;
+        wait_fetched<AHEAD - 1>();
+        {
+            float size = 0;
+            float most[TILES][4] = {}, rest[TILES][4] = {};
+            __syncwarp(); /* the parts of the last tile are used up */
+#pragma unroll
+            for (int k = 0; k < STEPS; k++) {
+                v_has[k] = 0;
+                if (c0 + 16 * k >= dim)
+                    continue;
+                uint32_t f[3][4];
+                float4 x = room->raw[stage][warp][k][0][lane];
+                float4 y = room->raw[stage][warp][k][1][lane];
+                size += size_of_four(x) + size_of_four(y);
+                v_has[k] = split_rows(x, y, f);
+#pragma unroll
+                for (int p = 0; p < 3; p++) {
+                    if (p > 0 && (v_has[k] & (p == 1 ? SECOND : THIRD)) == 0)
+                        continue;
+                    uint16_t *to = &room->v[warp][p][g][16 * k + 4 * t];
+                    *(uint2 *)(void *)to = make_uint2(f[p][0], f[p][2]);
+                    *(uint2 *)(void *)(to + 8 * V_STRIDE) = make_uint2(f[p][1], f[p][3]);
+                }
+                constexpr int TWO = TILES < 2 ? TILES : 2; /* as many as there are registers for */
+#pragma unroll
+                for (int n = 0; n < TILES; n += TWO) {
+                    b_parts b[TWO];
+#pragma unroll
+                    for (int m = 0; m < TWO; m++) {
+                        b[m].two = room->q[warp][n + m][k][lane];
+                        b[m].third = (q_has & THIRD) != 0 ? room->q_third[warp][n + m][k][lane]
+                                                          : make_uint2(0, 0);
+                    }
+                    mma_parts<TWO>(most + n, rest + n, f, b, v_has[k], q_has);
+                }
+            }
+            __syncwarp();
+            plain = __any_sync(0xffffffffu, !has_parts(size));
+            if (plain || (q_has & 4u) != 0) { /* raw values of other lanes, q from where it came */
+                const float *raw = (const float *)&room->raw[stage][warp][0][0][0];
+                int columns = dim - c0 < OWN ? dim - c0 : OWN;
+#pragma unroll
+                for (int n = 0; n < TILES; n++)
+#pragma unroll
+                    for (int e = 0; e < 4; e++) {
+                        int head = head0 + 8 * n + 2 * t + e % 2;
+                        const float *from = a.q + (i * a.heads + head) * dim + c0;
+                        float sum = 0;
+                        for (int c = 0; head < a.heads && c < columns; c++)
+                            sum = fmaf(__ldcg(from + c),
+                                       raw[(((c / 16 * 2 + e / 2) * 32 + g * 4 + c % 16 / 4) * 4) +
+                                           c % 4],
+                                       sum);
+                        most[n][e] = sum;
+                        rest[n][e] = 0;
+                    }
+                __syncwarp();
+            }
+#pragma unroll
+            for (int n = 0; n < TILES; n++)
+                room->part[warp][n][lane] =
+                    make_float4(most[n][0] + rest[n][0], most[n][1] + rest[n][1],
+                                most[n][2] + rest[n][2], most[n][3] + rest[n][3]);
+        }
+#pragma unroll
+        for (int m = 0; m + 1 < AHEAD; m++)
+            there[m] = there[m + 1];
+        if (!plain)
+            there[AHEAD - 1] = fetch(tile + AHEAD);
+        if (!MUTANT(42)) /* scores added up before every warp has its share */
+            __syncthreads();
+        bool last = (tile - begin) % each == each - 1 || tile == end - 1; /* of its split */
+        if (warp < TILES) {
+            float s[4] = {};
+            for (int w = 0; w < active; w++) {
+                float4 v = room->part[w][warp][lane];
+                s[0] += v.x;
+                s[1] += v.y;
+                s[2] += v.z;
+                s[3] += v.w;
+            }
+            bool in = (seen >> g & 1u) != 0, in8 = (seen >> (g + 8) & 1u) != 0;
+            float weight[4];
+#pragma unroll
+            for (int h = 0; h < 2; h++) {
+                float x = s[h] * scale, y = s[2 + h] * scale;
+                float most = fmaxf(in ? x : -FLT_MAX, in8 ? y : -FLT_MAX);
+                most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 4));
+                most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 8));
+                most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 16));
+                most = fmaxf(most, max_of[h]);
+                float factor = expf(max_of[h] - most);
+                weight[h] = in ? expf(x - most) : 0.0f;
+                weight[2 + h] = in8 ? expf(y - most) : 0.0f;
+                float sum = weight[h] + weight[2 + h];
+                sum += __shfl_xor_sync(0xffffffffu, sum, 4);
+                sum += __shfl_xor_sync(0xffffffffu, sum, 8);
+                sum += __shfl_xor_sync(0xffffffffu, sum, 16);
+                if (MUTANT(21)) /* the running sum is not rescaled */
+                    factor = 1.0f;
+                sum_of[h] = fmaf(sum_of[h], factor, sum);
+                max_of[h] = most;
+                if (g == 0)
+                    room->shrink[8 * warp + 2 * t + h] = factor;
+            }
+#pragma unroll
+            for (int rows = 0; rows < 2; rows++) {
+                uint32_t x[3];
+                split_two(weight[2 * rows], weight[2 * rows + 1], &x[0], &x[1], &x[2]);
+#pragma unroll
+                for (int p = 0; p < 3; p++) {
+                    uint16_t *to = &room->p[p][warp][2 * t][g + 8 * rows];
+                    to[0] = (uint16_t)(x[p] & 0xffffu);
+                    to[P_STRIDE] = (uint16_t)(x[p] >> 16);
+                }
+            }
+            if (whole && last) {
+#pragma unroll
+                for (int h = 0; h < 2; h++) {
+                    float first, second;
+                    int head = 8 * warp + 2 * t + h;
+                    join_one(&max_joined[h], &sum_joined[h], max_of[h], sum_of[h], &first, &second);
+                    if (g == 0) {
+                        room->first[head] = first;
+                        room->second[head] = second;
+                    }
+                    max_of[h] = -FLT_MAX;
+                    sum_of[h] = 0;
+                }
+            }
+        }
+        __syncthreads();
+        /* Weights times values. */
+#pragma unroll
+        for (int n = 0; n < TILES; n++) {
+            float2 f = *(const float2 *)(const void *)&room->shrink[8 * n + 2 * t];
+#pragma unroll
+            for (int k = 0; k < STEPS; k++) {
+                o[k][n][0] *= f.x;
+                o[k][n][1] *= f.y;
+                o[k][n][2] *= f.x;
+                o[k][n][3] *= f.y;
+            }
+        }
+        if (plain) {
+            const float *raw = (const float *)&room->raw[stage][warp][0][0][0];
+#pragma unroll 1
+            for (int row = 0; row < TILE; row++) {
+                if ((seen >> row & 1u) == 0)
+                    continue;
+                float p[TILES][2];
+#pragma unroll
+                for (int n = 0; n < 2 * TILES; n++) {
+                    const uint16_t *from = &room->p[0][n / 2][2 * t + n % 2][row];
+                    p[n / 2][n % 2] = (low_of(from[2 * TILES * 8 * P_STRIDE]) +
+                                       low_of(from[TILES * 8 * P_STRIDE])) +
+                                      low_of(from[0]);
+                }
+                const float *v = raw + (row / 8 * 32 + row % 8 * 4 + g / 4) * 4 + g % 4;
+#pragma unroll
+                for (int k = 0; k < STEPS; k++)
+#pragma unroll
+                    for (int n = 0; n < TILES; n++)
+#pragma unroll
+                        for (int e = 0; e < 4; e++)
+                            if (c0 + 16 * k < dim)
+                                o[k][n][e] = fmaf(p[n][e % 2], v[k * 256 + e / 2 * 8], o[k][n][e]);
+            }
+            __syncwarp();
+            there[AHEAD - 1] = fetch(tile + AHEAD);
+        } else {
+            b_parts b[TILES];
+#pragma unroll
+            for (int n = 0; n < TILES; n++) {
+                const uint16_t *p = &room->p[0][n][g][2 * t];
+                b[n].two.x = *(const uint32_t *)(const void *)p;
+                b[n].two.y = *(const uint32_t *)(const void *)(p + 8);
+                p = &room->p[1][n][g][2 * t];
+                b[n].two.z = *(const uint32_t *)(const void *)p;
+                b[n].two.w = *(const uint32_t *)(const void *)(p + 8);
+                p = &room->p[2][n][g][2 * t];
+                b[n].third.x = *(const uint32_t *)(const void *)p;
+                b[n].third.y = *(const uint32_t *)(const void *)(p + 8);
+            }
+#pragma unroll
+            for (int k = 0; k < STEPS; k++) {
+                if (c0 + 16 * k >= dim)
+                    break;
+                uint32_t f[3][4];
+                const uint16_t *from =
+                    &room->v[warp][0][lane % 8 + lane / 16 * 8][16 * k + lane / 8 % 2 * 8];
+                load_turned(f[0], from);
+                if ((v_has[k] & SECOND) != 0)
+                    load_turned(f[1], from + TILE * V_STRIDE);
+                if ((v_has[k] & THIRD) != 0)
+                    load_turned(f[2], from + 2 * TILE * V_STRIDE);
+                float rest[TILES][4] = {};
+                mma_parts<TILES>(o[k], rest, f, b, v_has[k], SECOND | THIRD);
+#pragma unroll
+                for (int n = 0; n < TILES; n++)
+#pragma unroll
+                    for (int e = 0; e < 4; e++)
+                        o[k][n][e] += rest[n][e];
+            }
+        }
+        if (whole && last) {
+#pragma unroll
+            for (int n = 0; n < TILES; n++) {
+                float2 f = *(const float2 *)(const void *)&room->first[8 * n + 2 * t];
+                float2 x = *(const float2 *)(const void *)&room->second[8 * n + 2 * t];
+#pragma unroll
+                for (int k = 0; k < STEPS; k++)
+#pragma unroll
+                    for (int e = 0; e < 4; e++) {
+                        joined[k][n][e] = fmaf(o[k][n][e], e % 2 == 0 ? x.x : x.y,
+                                               joined[k][n][e] * (e % 2 == 0 ? f.x : f.y));
+                        o[k][n][e] = 0;
+                    }
+            }
+        }
+    }
+    wait_fetched<0>();
+
+    if (!whole) {
+#pragma unroll
+        for (int n = 0; n < TILES; n++) {
+            if (head0 + 8 * n >= a.heads)
+                break;
+            float *to = part_at(&a, blockIdx.z, (int)blockIdx.x, head0 / 8 + n);
+            if (warp < active)
+#pragma unroll
+                for (int k = 0; k < STEPS; k++)
+                    ((float4 *)(void *)to)[(warp * STEPS + k) * 32 + lane] =
+                        make_float4(o[k][n][0], o[k][n][1], o[k][n][2], o[k][n][3]);
+            if (warp == n && g == 0) {
+                float *ends = to + (int64_t)active * OWN * 8;
+                for (int h = 0; h < 2; h++) {
+                    ends[2 * t + h] = sum_of[h];
+                    ends[8 + 2 * t + h] = max_of[h];
+                }
+            }
+        }
+        return;
+    }
+    if (warp < TILES && g == 0)
+        for (int h = 0; h < 2; h++) {
+            int head = 8 * warp + 2 * t + h;
+            if (head0 + head < a.heads)
+                join_sink(max_joined[h], sum_joined[h], a.sink[head0 + head], &room->last[head],
+                          &room->total[head]);
+        }
+    __syncthreads();
+#pragma unroll
+    for (int n = 0; n < TILES; n++)
+#pragma unroll
+        for (int k = 0; k < STEPS; k++)
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+                int head = 8 * n + 2 * t + e % 2, c = c0 + 16 * k + g + e / 2 * 8;
+                if (head0 + head < a.heads && c < dim)
+                    out[(i * a.heads + head0 + head) * dim + c] =
+                        maybe_bf16(__fdiv_rn(joined[k][n][e] * room->last[head], room->total[head]),
+                                   bf16);
+            }
+}
+
+/* grid: warps that have columns, groups of 8 heads, tokens. */
+static __global__ void __launch_bounds__(STEPS * 32)
+    attention_join(const __grid_constant__ cu_attention_args a, float *out, bool bf16)
+{
+    let_next_start();
+    if (!MUTANT(43)) /* joins before the last split is there */
+        wait_for_previous();
+    __shared__ float max_of[8][MOST_SPLITS], sum_of[8][MOST_SPLITS];
+    __shared__ float first[8][MOST_SPLITS], second[8][MOST_SPLITS], last[8], total[8];
+    int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, k = threadIdx.x / 32, dim = a.dim;
+    int64_t i = a.first + blockIdx.z;
+    const float *from = part_at(&a, blockIdx.z, 0, (int)blockIdx.y);
+    int64_t step = part_floats(dim) * ((a.heads + 7) / 8), ends = part_floats(dim) - 16;
+    row_range r = range_of(&a, i);
+    int64_t tiles = (r.total + TILE - 1) / TILE, each = (tiles + a.splits - 1) / a.splits;
+    int splits = tiles == 0 ? 0 : (int)((tiles + each - 1) / each); /* those that have rows */
+    float4 v[MOST_SPLITS];
+#pragma unroll
+    for (int s = 0; s < MOST_SPLITS; s++)
+        v[s] = s < splits ? __ldcg((const float4 *)(const void *)(from + s * step) +
+                                   (blockIdx.x * STEPS + k) * 32 + lane)
+                          : make_float4(0, 0, 0, 0);
+    for (int x = threadIdx.x; x < 8 * splits; x += STEPS * 32) {
+        sum_of[x % 8][x / 8] = __ldcg(from + x / 8 * step + ends + x % 8);
+        max_of[x % 8][x / 8] = __ldcg(from + x / 8 * step + ends + 8 + x % 8);
     }
     __syncthreads();
-    int c = blockIdx.z * blockDim.x + threadIdx.x;
-    if (c >= dim)
-        return;
-    float v[MOST_SPLITS], o = 0;
+    if (threadIdx.x < 8 && (int)(8 * blockIdx.y + threadIdx.x) < a.heads) {
+        int h = threadIdx.x;
+        float max = -FLT_MAX, sum = 0;
+        for (int s = 0; s < splits; s++)
+            join_one(&max, &sum, max_of[h][s], sum_of[h][s], &first[h][s], &second[h][s]);
+        join_sink(max, sum, a.sink[8 * blockIdx.y + h], &last[h], &total[h]);
+    }
+    __syncthreads();
+    float o[4] = {};
 #pragma unroll
-    for (int s = 0; s < MOST_SPLITS; s++)
-        v[s] = s < a.splits ? __ldcg(from + s * step + c) : 0.0f;
+    for (int s = 0; s < MOST_SPLITS; s++) {
+        if (s >= splits)
+            break;
+        const float *x = &v[s].x;
 #pragma unroll
-    for (int s = 0; s < MOST_SPLITS; s++)
-        o = s < a.splits ? fmaf(v[s], factor[s], o) : o;
-    out[(i * a.heads + h) * dim + c] = maybe_bf16(__fdiv_rn(o, total), bf16);
+        for (int e = 0; e < 4; e++)
+            o[e] = fmaf(x[e], second[2 * t + e % 2][s], o[e] * first[2 * t + e % 2][s]);
+    }
+#pragma unroll
+    for (int e = 0; e < 4; e++) {
+        int h = 2 * t + e % 2, head = 8 * (int)blockIdx.y + h;
+        int c = OWN * (int)blockIdx.x + 16 * k + g + e / 2 * 8;
+        if (head < a.heads && c < dim)
+            out[(i * a.heads + head) * dim + c] =
+                maybe_bf16(__fdiv_rn(o[e] * last[h], total[h]), bf16);
+    }
 }
 
 extern "C" int cu_attention_splits(int64_t rows)
@@ -260,28 +561,38 @@ extern "C" int cu_attention_splits(int64_t rows)
 
 extern "C" int64_t cu_attention_scratch(int64_t n, int heads, int dim, int splits)
 {
-    return (n < AT_ONCE ? n : (int64_t)AT_ONCE) * splits * heads * (dim + 2);
+    return (n < AT_ONCE ? n : (int64_t)AT_ONCE) * splits * ((heads + 7) / 8) * part_floats(dim);
+}
+
+template <int TILES, int AHEAD>
+static void launch(cu_stream s, const cu_attention_args *a, bool whole, float *out, bool bf16)
+{
+    static bool raised;
+    size_t shared = sizeof(attention_room<TILES, AHEAD>);
+    if (!raised)
+        raised = cudaFuncSetAttribute(attention<TILES, AHEAD>,
+                                      cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                      (int)shared) == cudaSuccess;
+    dim3 grid(whole ? 1u : (unsigned)a->splits, cu_blocks(a->heads, 8 * TILES), (unsigned)a->n);
+    void (*kernel)(cu_attention_args, bool, float *, bool) = attention<TILES, AHEAD>;
+    LAUNCH("attention", a->n * a->heads * a->dim, kernel, grid, THREADS, shared, s, *a, whole, out,
+           bf16);
 }
 
 extern "C" void cu_attention(cu_stream s, const cu_attention_args *args, float *out, bool bf16)
 {
-    static bool raised;
     cu_attention_args a = *args;
-    int ld = (a.dim + 3) / 4 * 4 + 4;
-    size_t shared = (size_t)(HEADS * ld + TILE * ld + WARPS * HEADS * TILE) * sizeof(float);
-    if (!raised) {
-        int most = MOST_DIM + 4;
-        cudaFuncSetAttribute(attention, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                             (int)((size_t)(HEADS * most + TILE * most + WARPS * HEADS * TILE) *
-                                   sizeof(float)));
-        raised = true;
-    }
-    for (a.first = 0; a.first < a.n; a.first += AT_ONCE) {
-        unsigned n = (unsigned)(a.n - a.first < AT_ONCE ? a.n - a.first : (int64_t)AT_ONCE);
-        dim3 grid((unsigned)a.splits, (unsigned)((a.heads + HEADS - 1) / HEADS), n);
-        dim3 join((unsigned)a.heads, n, cu_blocks(a.dim, 128));
-        LAUNCH("attention", a.n * a.heads * a.dim, attention, grid, THREADS, shared, s, a);
-        LAUNCH("attention_join", a.n * a.heads * a.dim, attention_join, join, 128, 0, s, a, out,
-               bf16);
-    }
+    bool whole = a.n > AT_ONCE, wide = a.n >= WIDE_FROM && a.heads > 8 * NARROW;
+    if (a.n <= 0)
+        return;
+    a.first = 0;
+    if (wide)
+        launch<WIDE, 1>(s, &a, whole, out, bf16);
+    else
+        launch<NARROW, 3>(s, &a, whole, out, bf16);
+    if (whole)
+        return;
+    dim3 join(cu_blocks(a.dim, OWN), cu_blocks(a.heads, 8), (unsigned)a.n);
+    LAUNCH("attention_join", a.n * a.heads * a.dim, attention_join, join, STEPS * 32, 0, s, a, out,
+           bf16);
 }

@@ -46,13 +46,26 @@ extern "C" bool cu_same_name(const char *a, const char *b);
 /* Every kernel begins with begin() (or its halves): it may have been started while the one before it
  * in the stream still runs, so that its own start costs nothing. */
 #define LAUNCH(op, size, kernel, grid, block, shared, queue, ...)                                  \
+    LAUNCH_CLUSTERS(op, size, kernel, grid, block, shared, queue, 1, __VA_ARGS__)
+
+/* The same with `together` blocks of x that share their memory, if more than one. */
+#define LAUNCH_CLUSTERS(op, size, kernel, grid, block, shared, queue, together, ...)               \
     do {                                                                                           \
         if (!cu_launching(op))                                                                     \
             break;                                                                                 \
         PLANT();                                                                                   \
-        cudaLaunchAttribute overlap_ = {};                                                         \
-        overlap_.id = cudaLaunchAttributeProgrammaticStreamSerialization;                          \
-        overlap_.val.programmaticStreamSerializationAllowed = 1;                                   \
+        cudaLaunchAttribute how_[2] = {};                                                          \
+        unsigned attributes_ = 0;                                                                  \
+        if (cu_overlaps()) {                                                                       \
+            how_[attributes_].id = cudaLaunchAttributeProgrammaticStreamSerialization;             \
+            how_[attributes_++].val.programmaticStreamSerializationAllowed = 1;                    \
+        }                                                                                          \
+        if ((together) > 1) {                                                                      \
+            how_[attributes_].id = cudaLaunchAttributeClusterDimension;                            \
+            how_[attributes_].val.clusterDim.x = (together);                                       \
+            how_[attributes_].val.clusterDim.y = 1;                                                \
+            how_[attributes_++].val.clusterDim.z = 1;                                              \
+        }                                                                                          \
         cudaLaunchConfig_t launch_ = {};                                                           \
         launch_.gridDim = (grid);                                                                  \
         launch_.blockDim = (block);                                                                \
@@ -60,8 +73,8 @@ extern "C" bool cu_same_name(const char *a, const char *b);
             launch_.blockDim = 4096;                                                               \
         launch_.dynamicSmemBytes = (shared);                                                       \
         launch_.stream = (queue);                                                                  \
-        launch_.attrs = &overlap_;                                                                 \
-        launch_.numAttrs = cu_overlaps() ? 1 : 0;                                                  \
+        launch_.attrs = how_;                                                                      \
+        launch_.numAttrs = attributes_;                                                            \
         cudaLaunchKernelEx(&launch_, kernel, __VA_ARGS__);                                         \
         cu_launched(op, (int64_t)(size));                                                          \
     } while (0)

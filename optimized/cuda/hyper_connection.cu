@@ -1,6 +1,6 @@
 /* hyper_connection.cu - mHC: the mixes of the streams, their gates with Sinkhorn's normalisation,
  * collapse and expansion. */
-#include "device.cuh"
+#include "parts.cuh"
 
 enum { SLICE = 256, MIX_WARPS = 8, AHEAD = 3 };
 
@@ -12,18 +12,21 @@ __device__ __forceinline__ float sigmoid(float x)
     return __fdiv_rn(x >= 0 ? 1.0f : e, 1.0f + e) + (x != x ? x : 0.0f);
 }
 
+/* Sum over four lanes, `step` and 2 * step apart, the same in each: three shuffles at a time. */
+__device__ __forceinline__ float sum_of_four(float x, int step)
+{
+    float a = __shfl_xor_sync(0xffffu, x, step), b = __shfl_xor_sync(0xffffu, x, 2 * step);
+    float c = __shfl_xor_sync(0xffffu, x, 3 * step);
+    return (x + a) + (b + c);
+}
+
 /* Sinkhorn's passes on four streams: element 4 a + b in lane 4 a + b of sixteen lanes. */
 __device__ __forceinline__ float sinkhorn_four(float x, int iters, float eps)
 {
     for (int pass = 0; pass < iters; pass++) {
-        if (pass > 0) {
-            float sum = x + __shfl_xor_sync(0xffffu, x, 1);
-            sum += __shfl_xor_sync(0xffffu, sum, 2);
-            x = __fdividef(x, sum + eps);
-        }
-        float sum = x + __shfl_xor_sync(0xffffu, x, 4);
-        sum += __shfl_xor_sync(0xffffu, sum, 8);
-        x = __fdividef(x, sum + eps);
+        if (pass > 0)
+            x = __fdividef(x, sum_of_four(x, 1) + eps);
+        x = __fdividef(x, sum_of_four(x, 4) + eps);
         if (MUTANT(8) && pass == 17) /* two passes of Sinkhorn short */
             break;
     }
@@ -204,6 +207,329 @@ static __global__ void hc_mix(cu_tensor fn, const float *streams, float eps, flo
     }
 }
 
+/* ---- mixes, gates, collapse, norm in one launch ---------------------------------------------- */
+
+/* Sixteen blocks that see each other's memory take a sixteenth of the columns each, of up to eight
+ * tokens: mixes on the tensor cores (parts.cuh), the weights fetched before the streams are there.
+ * What they add up goes round once; each block then knows the gates, collapses its columns, and
+ * needs to hear only the sum of squares for the norm. One warp more works out the gates of the
+ * expansion meanwhile: block r those of token r. */
+enum {
+    TOGETHER = 16, /* blocks */
+    TOKENS = 8,    /* of these blocks */
+    MIXES = 24,
+    ENTER_WARPS = 8,
+    ENTER_STEPS = 8, /* of 16 columns, a warp */
+    ENTER_MOST = 4096
+};
+
+typedef struct {
+    const float *fn, *streams, *norm;
+    int64_t n, dim;
+    int rows;
+    float eps;
+    bool gated, bf16;
+    cu_gates gates;
+    float *m, *x, *y; /* NULL: not asked for */
+} enter_args;
+
+typedef struct {
+    float x[TOKENS][4][ENTER_MOST / TOGETHER];
+    float part[ENTER_WARPS][MIXES * TOKENS], squares[ENTER_WARPS][TOKENS];
+    float mine[(MIXES + 1) * TOKENS]; /* [mix][token], then the squares: what others read */
+    float power[TOKENS];              /* of the collapsed columns: read by others, too */
+    float scale[TOKENS], pre[TOKENS][4], sums[ENTER_WARPS][TOKENS];
+} enter_room;
+
+#if __CUDA_ARCH__ >= 900
+__device__ __forceinline__ unsigned rank_in_cluster()
+{
+    unsigned r;
+    asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(r));
+    return r;
+}
+
+__device__ __forceinline__ void arrive_together()
+{
+    asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+}
+
+__device__ __forceinline__ void wait_together()
+{
+    asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+
+/* The float at the same place in block `rank`'s memory. */
+__device__ __forceinline__ float of_block(const float *p, int rank)
+{
+    unsigned at = (unsigned)__cvta_generic_to_shared(p), there;
+    float v;
+    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(at), "r"(rank));
+    asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(v) : "r"(there) : "memory");
+    return v;
+}
+
+/* In the blocks' order. */
+__device__ __forceinline__ float of_all(const float *p)
+{
+    float v[TOGETHER], sum = 0;
+#pragma unroll
+    for (int r = 0; r < TOGETHER; r++)
+        v[r] = of_block(p, r);
+#pragma unroll
+    for (int r = 0; r < TOGETHER; r++)
+        if (!MUTANT(9) || r < TOGETHER - 1) /* the last slice lost */
+            sum += v[r];
+    return sum;
+}
+
+/* A barrier of the first ENTER_WARPS warps. */
+__device__ __forceinline__ void sync_workers()
+{
+    asm volatile("bar.sync 1, %0;" ::"n"(ENTER_WARPS * 32) : "memory");
+}
+
+/* The extra warp: post and comb of token `rank`. */
+__device__ __forceinline__ void late_gates(const enter_args &a, const enter_room &room, int rank,
+                                           int64_t token)
+{
+    int lane = threadIdx.x % 32, row = lane < 16 ? 8 + lane : 4 + lane % 4;
+    const cu_gates &g = a.gates;
+    float scale = root_scale(of_all(&room.mine[MIXES * TOKENS + rank]), 4 * a.dim, a.eps);
+    float v = of_all(&room.mine[row * TOKENS + rank]) * scale;
+    v = v * g.scale[lane < 16 ? 2 : 1] + g.base[row];
+    if (lane >= 16 && lane < 20)
+        g.post[token * 4 + lane - 16] = 2.0f * sigmoid(v);
+    if (lane >= 16)
+        return;
+    float max = fmaxf(v, __shfl_xor_sync(0xffffu, v, 1));
+    max = fmaxf(max, __shfl_xor_sync(0xffffu, max, 2));
+    float e = expf(v - max);
+    e = __fdiv_rn(e, sum_of_four(e, 1)) + g.eps;
+    g.comb[token * 16 + lane] = sinkhorn_four(e, g.iters, g.eps);
+}
+#endif
+
+static __global__ void __launch_bounds__((ENTER_WARPS + 1) * 32, 1)
+    hc_enter(const __grid_constant__ enter_args a)
+{
+#if __CUDA_ARCH__ >= 900
+    let_next_start();
+    __shared__ enter_room room;
+    int rank = (int)rank_in_cluster(), lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    int g = lane / 4, t = lane % 4, own = (int)a.dim / TOGETHER, fours = own / 4;
+    int64_t token0 = (int64_t)blockIdx.y * TOKENS;
+    int count = a.n - token0 < TOKENS ? (int)(a.n - token0) : (int)TOKENS;
+    if (warp == ENTER_WARPS) {
+        wait_for_previous();
+        arrive_together();
+        wait_together();
+        bool mine = a.gated && rank < count;
+        if (a.y != NULL)
+            arrive_together();
+        if (mine)
+            late_gates(a, room, rank, token0 + rank);
+        __syncwarp();
+        if (a.y != NULL)
+            wait_together();
+        arrive_together();
+        wait_together();
+        return;
+    }
+    /* Unit u of four columns: stream u / fours, columns 4 (u % fours) of this block's. */
+    const float4 zero = make_float4(0, 0, 0, 0);
+    float4 w[ENTER_STEPS][3];
+    float size = 0;
+#pragma unroll
+    for (int k = 0; k < ENTER_STEPS; k++) {
+        int u = (warp * ENTER_STEPS + k) * 4 + t;
+        const float *from = a.fn + u / fours * a.dim + rank * own + u % fours * 4;
+#pragma unroll
+        for (int m = 0; m < 3; m++)
+            w[k][m] = u < 4 * fours && g + 8 * m < a.rows
+                          ? __ldg((const float4 *)(const void *)(from + (g + 8 * m) * 4 * a.dim))
+                          : zero;
+    }
+    wait_for_previous();
+    float4 x[ENTER_STEPS];
+#pragma unroll
+    for (int k = 0; k < ENTER_STEPS; k++) {
+        int u = (warp * ENTER_STEPS + k) * 4 + t;
+        const float *from =
+            a.streams + ((token0 + g) * 4 + u / fours) * a.dim + rank * own + u % fours * 4;
+        x[k] = u < 4 * fours && g < count ? __ldcg((const float4 *)(const void *)from) : zero;
+    }
+    float most[2][1][4] = {}, rest[2][1][4] = {}, squares = 0;
+#pragma unroll
+    for (int k = 0; k < ENTER_STEPS; k++) {
+        int u = (warp * ENTER_STEPS + k) * 4 + t;
+        if ((warp * ENTER_STEPS + k) * 4 >= 4 * fours)
+            break;
+        *(float4 *)(void *)&room.x[g][u / fours][u % fours * 4] = x[k];
+        squares = fmaf(x[k].x, x[k].x, squares);
+        squares = fmaf(x[k].y, x[k].y, squares);
+        squares = fmaf(x[k].z, x[k].z, squares);
+        squares = fmaf(x[k].w, x[k].w, squares);
+        size += size_of_four(x[k]);
+        four_parts f = split_four(x[k]);
+        b_parts b[1] = {{make_uint4(f.p[0][0], f.p[0][1], f.p[1][0], f.p[1][1]),
+                         make_uint2(f.p[2][0], f.p[2][1])}};
+        unsigned b_has = parts_there(f.p[1][0] | f.p[1][1], f.p[2][0] | f.p[2][1]);
+        uint32_t parts[3][4];
+        size += (size_of_four(w[k][0]) + size_of_four(w[k][1])) + size_of_four(w[k][2]);
+        unsigned a_has = split_rows(w[k][0], w[k][1], parts);
+        mma_parts<1>(most[0], rest[0], parts, b, a_has, b_has);
+        a_has = split_rows(w[k][2], zero, parts);
+        mma_parts<1>(most[1], rest[1], parts, b, a_has, b_has);
+    }
+    squares += __shfl_xor_sync(0xffffffffu, squares, 1);
+    squares += __shfl_xor_sync(0xffffffffu, squares, 2);
+    bool plain = __any_sync(0xffffffffu, !has_parts(size));
+    __syncwarp();
+#pragma unroll
+    for (int i = 0; i < 6; i++) {
+        int row = 8 * (i / 2) + g, token = 2 * t + i % 2;
+        float sum = most[i / 4][0][i % 4] + rest[i / 4][0][i % 4];
+        if (plain) {
+            sum = 0;
+            int first = warp * ENTER_STEPS * 16, end = first + ENTER_STEPS * 16;
+            for (int c = first; c < end && c < 4 * own && row < a.rows && token < count; c++)
+                sum = fmaf(a.fn[(row * 4 + c / own) * a.dim + rank * own + c % own],
+                           room.x[token][c / own][c % own], sum);
+        }
+        room.part[warp][row * TOKENS + token] = sum;
+    }
+    if (t == 0)
+        room.squares[warp][g] = squares;
+    sync_workers();
+    if (threadIdx.x < (MIXES + 1) * TOKENS) {
+        int at = threadIdx.x;
+        float sum = 0;
+#pragma unroll
+        for (int k = 0; k < ENTER_WARPS; k++)
+            sum += at < MIXES * TOKENS ? room.part[k][at] : room.squares[k][at - MIXES * TOKENS];
+        room.mine[at] = sum;
+    }
+    __syncwarp();
+    arrive_together();
+    if (!MUTANT(44)) /* others' sums read before they are there */
+        wait_together();
+    float sum = 0;
+    int row = threadIdx.x / TOKENS, token = threadIdx.x % TOKENS;
+    if (row <= MIXES && token < count)
+        sum = of_all(&room.mine[threadIdx.x]);
+    if (row == MIXES && token < count)
+        room.scale[token] = root_scale(sum, 4 * a.dim, a.eps);
+    if (MUTANT(44))
+        wait_together();
+    sync_workers();
+    if (row < a.rows && token < count) {
+        float v = sum * room.scale[token];
+        if (a.m != NULL && rank == 0)
+            a.m[(token0 + token) * a.rows + row] = v;
+        if (a.gated && row < 4) {
+            v = sigmoid(v * a.gates.scale[0] + a.gates.base[row]) + a.gates.eps;
+            room.pre[token][row] = v;
+            if (rank == 0)
+                a.gates.pre[(token0 + token) * 4 + row] = v;
+        }
+    }
+    if (a.x == NULL) {
+        __syncwarp();
+        arrive_together();
+        wait_together(); /* before that, others may still be reading here */
+        return;
+    }
+    sync_workers();
+    float c[TOKENS];
+    int64_t at = token0 * a.dim + rank * own + threadIdx.x;
+#pragma unroll
+    for (int i = 0; i < TOKENS; i++) {
+        c[i] = 0;
+        if (i >= count)
+            continue;
+        if ((int)threadIdx.x < own) {
+#pragma unroll
+            for (int j = 0; j < 4; j++)
+                c[i] = fmaf(room.pre[i][j], room.x[i][j][threadIdx.x], c[i]);
+            c[i] = maybe_bf16(c[i], a.bf16);
+            a.x[at + i * a.dim] = c[i];
+        }
+        float power = warp_sum(c[i] * c[i]);
+        if (lane == 0)
+            room.sums[warp][i] = power;
+    }
+    if (a.y != NULL) {
+        float weight = (int)threadIdx.x < own ? __ldg(a.norm + rank * own + threadIdx.x) : 0.0f;
+        sync_workers();
+        if (threadIdx.x < TOKENS) {
+            float power = 0;
+            for (int k = 0; k < ENTER_WARPS; k++)
+                power += room.sums[k][threadIdx.x];
+            room.power[threadIdx.x] = power;
+        }
+        __syncwarp();
+        arrive_together();
+        wait_together();
+        if ((int)threadIdx.x < count)
+            room.scale[threadIdx.x] = root_scale(of_all(&room.power[threadIdx.x]), a.dim, a.eps);
+        sync_workers();
+#pragma unroll
+        for (int i = 0; i < TOKENS; i++)
+            if (i < count && (int)threadIdx.x < own)
+                a.y[at + i * a.dim] = maybe_bf16(weight * (c[i] * room.scale[i]), a.bf16);
+    }
+    __syncwarp();
+    arrive_together();
+    wait_together(); /* before that, others may still be reading here */
+#endif
+}
+
+/* Whether the device has room for sixteen blocks that see each other. */
+static bool clusters()
+{
+    static int answer = -1;
+    if (answer < 0) {
+        cudaLaunchAttribute how = {};
+        how.id = cudaLaunchAttributeClusterDimension;
+        how.val.clusterDim.x = TOGETHER;
+        how.val.clusterDim.y = how.val.clusterDim.z = 1;
+        cudaLaunchConfig_t launch = {};
+        launch.gridDim = TOGETHER;
+        launch.blockDim = (ENTER_WARPS + 1) * 32;
+        launch.attrs = &how;
+        launch.numAttrs = 1;
+        int device = 0, major = 0, most = 0;
+        answer = cudaGetDevice(&device) == cudaSuccess &&
+                 cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) ==
+                     cudaSuccess &&
+                 major >= 9 &&
+                 cudaFuncSetAttribute(hc_enter, cudaFuncAttributeNonPortableClusterSizeAllowed,
+                                      1) == cudaSuccess &&
+                 cudaOccupancyMaxActiveClusters(&most, hc_enter, &launch) == cudaSuccess &&
+                 most > 0;
+        if (!answer)
+            cudaGetLastError(); /* a device without them is no error */
+    }
+    return answer != 0;
+}
+
+/* The usual shapes, where the device can. */
+static bool enters(const cu_tensor *fn, const cu_gates *gates)
+{
+    return fn->type == DSV4_F32 && fn->rows <= MIXES && fn->cols % (4 * 4 * TOGETHER) == 0 &&
+           fn->cols <= 4 * ENTER_MOST && fn->row_bytes == (size_t)fn->cols * 4 &&
+           (uintptr_t)fn->data % 16 == 0 && (gates == NULL || gates->hc == 4) && clusters();
+}
+
+static void enter(cu_stream s, const enter_args *a)
+{
+    dim3 grid(TOGETHER, cu_blocks(a->n, TOKENS));
+    if (a->n > 0)
+        LAUNCH_CLUSTERS("hc_enter", a->n * a->dim, hc_enter, grid, (ENTER_WARPS + 1) * 32, 0, s,
+                        TOGETHER, *a);
+}
+
 extern "C" int64_t cu_hc_mix_scratch(int64_t rows, int64_t width, int64_t n)
 {
     return n * ((width + SLICE - 1) / SLICE) * (rows + 1);
@@ -217,9 +543,52 @@ extern "C" void cu_hc_mix(cu_stream s, const cu_tensor *fn, const float *streams
 {
     dim3 grid(cu_blocks(fn->cols, SLICE), (unsigned)n);
     cu_gates none = {};
+    if (enters(fn, gates)) {
+        enter_args a = {};
+        a.fn = (const float *)(const void *)fn->data;
+        a.streams = streams;
+        a.n = n;
+        a.dim = fn->cols / 4;
+        a.rows = (int)fn->rows;
+        a.eps = eps;
+        a.gated = gates != NULL;
+        a.gates = gates != NULL ? *gates : none;
+        a.m = m;
+        enter(s, &a);
+        return;
+    }
     if (n > 0)
         LAUNCH("hc_mix", n * fn->cols, hc_mix, grid, SLICE, 0, s, *fn, streams, eps, m, scratch,
                tickets, gates != NULL ? *gates : none, gates != NULL, cu_iq2_book_device());
+}
+
+extern "C" void cu_hc_enter(cu_stream s, const cu_tensor *fn, const float *streams, float eps,
+                            int64_t n, float *m, float *scratch, uint32_t *tickets,
+                            const cu_gates *gates, const float *norm, float *x, float *y, bool bf16)
+{
+    if (!enters(fn, gates)) {
+        int64_t dim = fn->cols / gates->hc;
+        cu_hc_mix(s, fn, streams, eps, n, m, scratch, tickets, gates);
+        cu_hc_collapse(s, streams, gates->pre, n, gates->hc, dim, x, bf16);
+        if (y != NULL)
+            cu_rmsnorm(s, x, norm, eps, n, dim, y, bf16);
+        return;
+    }
+    enter_args a = {};
+    a.fn = (const float *)(const void *)fn->data;
+    a.streams = streams;
+    a.norm = norm;
+    a.n = n;
+    a.dim = fn->cols / 4;
+    a.rows = (int)fn->rows;
+    a.eps = eps;
+    a.gated = true;
+    a.bf16 = bf16;
+    a.gates = *gates;
+    a.m = m;
+    a.x = x;
+    a.y = y;
+    enter(s, &a);
 }
 
 /* ---- collapse, expansion -------------------------------------------------------------------- */

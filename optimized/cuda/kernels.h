@@ -88,6 +88,11 @@ typedef struct {
 int64_t cu_hc_mix_scratch(int64_t rows, int64_t width, int64_t n);
 void cu_hc_mix(cu_stream s, const cu_tensor *fn, const float *streams, float eps, int64_t n,
                float *m, float *scratch, uint32_t *tickets, const cu_gates *gates);
+/* The same with gates, then x = collapse [n][dim] and y = RMSNorm of x with the weights norm [dim]
+ * and the same eps (y NULL: not asked for): one launch where device and shape allow it. */
+void cu_hc_enter(cu_stream s, const cu_tensor *fn, const float *streams, float eps, int64_t n,
+                 float *m, float *scratch, uint32_t *tickets, const cu_gates *gates,
+                 const float *norm, float *x, float *y, bool bf16);
 void cu_hc_gates(cu_stream s, const float *m, int64_t n, const cu_gates *gates);
 void cu_hc_head_gates(cu_stream s, const float *m, const float *scale, const float *base, int64_t n,
                       int hc, float eps, float *pre);

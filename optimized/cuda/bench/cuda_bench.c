@@ -1,30 +1,17 @@
 /* cuda_bench.c - how fast the CUDA kernels are, against ceilings measured on the same card in the
  * same run: products of Flash's matrices in every format, attention, indexer, mHC, and, for the
  * models named on the command line, decode and prefill. */
-#include <cuda_runtime_api.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "../device.h"
+#include "bench.h"
 #include "failures.h"
-#include "optimized/optimized.h"
 #include "reference/formats/formats.h"
 #include "steps.h"
 #include "yardsticks.h"
 
 enum { ROUNDS = 21 };
-
-typedef struct {
-    cu_stream s;
-    cudaEvent_t a, b;
-    double copy, read, fma; /* bytes/s (copy: read and written), bytes/s, operations/s */
-    uint8_t *pool;          /* noise to read weights from */
-    size_t pool_bytes;
-    float *floats, *out; /* noise as floats, room for results */
-    size_t float_count;
-    uint32_t *tickets;
-} bench;
 
 static int by_size(const void *a, const void *b)
 {
@@ -34,8 +21,7 @@ static int by_size(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* Median seconds of one of `calls` calls of what(ctx, i), i rising over all rounds. */
-static double seconds(bench *x, void (*what)(bench *x, void *ctx, int i), void *ctx, int calls)
+double seconds(bench *x, void (*what)(bench *x, void *ctx, int i), void *ctx, int calls)
 {
     float ms[ROUNDS];
     int i = 0;
@@ -154,125 +140,6 @@ static void products(bench *x)
             printf("%-28s %-8s %10.2f %9.0f %6.1f%%\n", p.sh.name, f->name, 1e6 * t, rate / 1e9,
                    100 * rate / x->read);
         }
-}
-
-/* ---- attention, indexer, mHC ---------------------------------------------------------------- */
-
-static void report(bench *x, const char *name, double t, double bytes, double operations)
-{
-    double memory = bytes / x->read, arithmetic = operations / x->fma;
-    double bound = memory > arithmetic ? memory : arithmetic;
-    printf("%-44s %8.2f us  %7.2f MB %8.1f Mflop  floor %6.2f us (%s)  %5.2fx\n", name, 1e6 * t,
-           bytes / 1e6, operations / 1e6, 1e6 * bound, memory > arithmetic ? "memory" : "float32",
-           t / bound);
-}
-
-typedef struct {
-    cu_attention_args a;
-    int64_t *pos;
-    int32_t *list;
-    float *scores;
-    int64_t rows;
-    cu_tensor fn;
-    cu_gates gates;
-} block;
-
-static void one_attention(bench *x, void *ctx, int i)
-{
-    block *b = ctx;
-    cu_attention_args a = b->a;
-    size_t step = (size_t)640 * 512;
-    a.window = x->floats + (size_t)(i % 64) * step; /* rotated */
-    a.rows = a.window + 128 * 512;
-    cu_attention(x->s, &a, x->out, false);
-}
-
-static void one_scores(bench *x, void *ctx, int i)
-{
-    block *b = ctx;
-    cu_indexer_scores(x->s, x->floats, x->floats + (size_t)(1 + i % 16) * 16384 * 128,
-                      x->floats + 8192, 64, 128, 1, b->rows, NULL, 4, false, b->scores, b->rows);
-}
-
-static void one_topk(bench *x, void *ctx, int i)
-{
-    block *b = ctx;
-    (void)i;
-    cu_topk(x->s, b->scores, b->rows, 1, b->rows, NULL, 4, 512, b->list);
-}
-
-static void one_mix(bench *x, void *ctx, int i)
-{
-    block *b = ctx;
-    cu_tensor fn = b->fn;
-    fn.data += (size_t)(i % 64) * 24 * 16384 * 4;
-    cu_hc_mix(x->s, &fn, x->floats, 1e-6f, 1, x->out, x->out + 1024, x->tickets, &b->gates);
-}
-
-static void one_mhc(bench *x, void *ctx, int i)
-{
-    block *b = ctx;
-    one_mix(x, ctx, i);
-    cu_hc_collapse(x->s, x->floats, b->gates.pre, 1, 4, 4096, x->out + 65536, false);
-    cu_hc_post(x->s, x->out + 65536, x->floats, b->gates.post, b->gates.comb, 1, 4, 4096,
-               x->out + 131072, false);
-}
-
-static void blocks(bench *x)
-{
-    block b = {.rows = 16384};
-    int64_t pos = 4095;
-    int32_t list[512];
-    for (int i = 0; i < 512; i++)
-        list[i] = (i * 389) % 512; /* all different, out of order */
-    b.pos = cu_new(sizeof pos, "a bench", NULL);
-    b.list = cu_new(sizeof list, "a bench", NULL);
-    b.scores = cu_new((size_t)b.rows * 4, "a bench", NULL);
-    cu_to_device(x->s, b.pos, &pos, sizeof pos, "a bench");
-    cu_to_device(x->s, b.list, list, sizeof list, "a bench");
-    b.a = (cu_attention_args){.n = 1,
-                              .pos0 = b.pos,
-                              .heads = 64,
-                              .dim = 512,
-                              .q = x->floats,
-                              .window_pos0 = pos - 127,
-                              .window_ring = 128,
-                              .window_size = 128,
-                              .ratio = 4,
-                              .most_rows = 1024,
-                              .topk = b.list,
-                              .k = 512,
-                              .sink = x->floats};
-    b.a.splits = cu_attention_splits(640);
-    b.a.scratch = x->out + 65536;
-    printf("\nblocks of one token (Flash); each launch and its gap to the next counts\n");
-    double t = seconds(x, one_attention, &b, 64);
-    report(x, "attention, 128 + 512 rows x 64 heads x 512", t, 4.0 * (640 * 512 + 2 * 64 * 512),
-           2.0 * 2 * 640 * 64 * 512);
-    t = seconds(x, one_scores, &b, 16);
-    report(x, "indexer scores, 16384 rows x 64 heads x 128", t, 4.0 * (16384 * 129 + 64 * 129),
-           2.0 * 16384 * 64 * 128);
-    t = seconds(x, one_topk, &b, 16);
-    report(x, "top 512 of 16384 scores", t, 4.0 * (16384 + 512), 0);
-    b.fn = (cu_tensor){.type = DSV4_F32,
-                       .rows = 24,
-                       .cols = 16384,
-                       .data = (const uint8_t *)x->floats,
-                       .row_bytes = 16384 * 4,
-                       .scale_rows = 1,
-                       .scale_cols = 1};
-    float *room = x->out + 262144;
-    b.gates = (cu_gates){x->floats, x->floats, 4, 20, 1e-6f, room, room + 16, room + 32};
-    t = seconds(x, one_mix, &b, 64);
-    report(x, "mHC: mixes, gates, 20 Sinkhorn passes", t, 4.0 * (25 * 16384 + 48),
-           2.0 * 25 * 16384);
-    t = seconds(x, one_mhc, &b, 64);
-    report(x, "mHC: the same, collapse, expansion", t,
-           4.0 * (25 * 16384 + 16384 + 4096 + 4096 + 2 * 16384), 2.0 * (25 + 4 + 20) * 16384);
-    cu_wait(x->s, "a bench");
-    cu_delete(b.pos);
-    cu_delete(b.list);
-    cu_delete(b.scores);
 }
 
 /* ---- models --------------------------------------------------------------------------------- */
@@ -505,7 +372,7 @@ int main(int argc, char **argv)
     ceilings(&x);
     if (kernels) {
         products(&x);
-        blocks(&x);
+        measure_blocks(&x);
     }
     status = cu_take_error(&err);
     cu_delete(x.pool); /* models need the room */
