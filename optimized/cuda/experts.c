@@ -19,10 +19,10 @@ static void one_token(cu_stream s, const cu_experts_args *a, const float *x)
     for (int first = 0; first < a->k; first += CU_MOST_SEGMENTS / 2) {
         int count = 0;
         for (int i = first; i < a->k && i < first + CU_MOST_SEGMENTS / 2; i++) {
-            g[count++] =
-                (cu_segment){a->w1, a->t1, a->experts + i, x, D, a->gate + i * F, F, a->deployed};
-            g[count++] =
-                (cu_segment){a->w3, a->t3, a->experts + i, x, D, a->up + i * F, F, a->deployed};
+            g[count++] = (cu_segment){a->w1,           a->t1, a->experts + i, x,          D,
+                                      a->gate + i * F, F,     a->deployed,    a->deployed};
+            g[count++] = (cu_segment){a->w3,         a->t3, a->experts + i, x,          D,
+                                      a->up + i * F, F,     a->deployed,    a->deployed};
         }
         cu_linear_group(s, g, count, 1);
     }
@@ -33,23 +33,33 @@ static void one_token(cu_stream s, const cu_experts_args *a, const float *x)
         int count = 0;
         for (int i = first; i < a->k && i < first + CU_MOST_SEGMENTS; i++)
             g[count++] = (cu_segment){a->w2,        a->t2, a->experts + i, a->gate + i * F, F,
-                                      a->y + i * D, D,     a->deployed};
+                                      a->y + i * D, D,     a->deployed,    a->deployed};
         cu_linear_group(s, g, count, 1);
     }
 }
 
-static void gathered(cu_stream s, const cu_experts_args *a, const float *x)
+/* y of every pair, by whichever kernels take `together` pairs of an expert. */
+static void products(cu_stream s, const cu_experts_args *a, const cu_tensor *table,
+                     const cu_tensor *shape, int together, int per_row, const float *x, float *y)
+{
+    int64_t pairs = a->n * a->k;
+    if (together > CU_EXPERT_TOKENS)
+        cu_gemm_experts(s, table, shape, a->n_experts, a->list, a->groups, a->n_groups, together,
+                        pairs, per_row, x, a->deployed, y, a->deployed, &a->room);
+    else
+        cu_linear_experts(s, table, shape, a->n_experts, a->list, a->groups, a->n_groups, pairs,
+                          per_row, x, y, a->deployed);
+}
+
+static void gathered(cu_stream s, const cu_experts_args *a, const float *x, int together)
 {
     int64_t F = a->w1.rows, pairs = a->n * a->k;
-    cu_linear_experts(s, a->t1, &a->w1, a->n_experts, a->list, a->groups, a->n_groups, pairs, a->k,
-                      x, a->gate, a->deployed);
-    cu_linear_experts(s, a->t3, &a->w3, a->n_experts, a->list, a->groups, a->n_groups, pairs, a->k,
-                      x, a->up, a->deployed);
+    products(s, a, a->t1, &a->w1, together, a->k, x, a->gate);
+    products(s, a, a->t3, &a->w3, together, a->k, x, a->up);
     cu_swiglu(s, a->gate, a->up, a->limit, pairs, F, a->share, a->deployed, a->gate);
     if (a->deployed && cu_quantised(&a->w2))
         cu_round_fp8(s, a->gate, a->gate, pairs, F, F, F, cu_fp8_block(F), NULL);
-    cu_linear_experts(s, a->t2, &a->w2, a->n_experts, a->list, a->groups, a->n_groups, pairs, 1,
-                      a->gate, a->y, a->deployed);
+    products(s, a, a->t2, &a->w2, together, 1, a->gate, a->y);
 }
 
 void cu_experts(cu_stream s, const cu_experts_args *a)
@@ -62,11 +72,13 @@ void cu_experts(cu_stream s, const cu_experts_args *a)
         cu_round_fp8(s, x, a->x8, a->n, D, D, D, cu_fp8_block(D), NULL);
         x = a->x8;
     }
-    cu_expert_pairs(s, a->experts, a->weights, a->n, a->k, a->n_experts, a->n == 1 ? NULL : a->list,
-                    a->groups, a->n_groups, a->share);
+    const cu_tensor *shapes[] = {&a->w1, &a->w2, &a->w3};
+    int together = cu_expert_tokens(shapes, 3, a->n * a->k, a->n_experts, a->deployed, &a->room);
+    cu_expert_pairs(s, a->experts, a->weights, a->n, a->k, a->n_experts, together,
+                    a->n == 1 ? NULL : a->list, a->groups, a->n_groups, a->share);
     if (a->n == 1)
         one_token(s, a, x);
     else
-        gathered(s, a, x);
+        gathered(s, a, x, together);
     cu_expert_sum(s, a->y, a->experts, a->n, a->k, D, a->out);
 }

@@ -22,7 +22,7 @@ typedef struct {
 static void flush(dsv4_cuda_session *s, group *g)
 {
     if (g->count > 0)
-        cu_linear_group(s->stream, g->seg, g->count, g->n);
+        cu_products(s->stream, g->seg, g->count, g->n, &s->room);
     g->count = 0;
 }
 
@@ -38,7 +38,7 @@ static void product(dsv4_cuda_session *s, group *g, const cu_tensor *w, const fl
                          cu_fp8_block(w->cols), NULL);
         x = x8 != NULL ? x8 : s->linear_in;
     }
-    g->seg[g->count++] = (cu_segment){*w, NULL, NULL, x, w->cols, y, w->rows, rounds};
+    g->seg[g->count++] = (cu_segment){*w, NULL, NULL, x, w->cols, y, w->rows, rounds, deployed(s)};
     g->n = n;
 }
 
@@ -218,7 +218,8 @@ static void attend(dsv4_cuda_session *s, const cu_layer *w, const cu_layer_state
             flush(s, &g);
         g.n = n;
         g.seg[g.count++] = (cu_segment){
-            wo, NULL, NULL, s->heads + i * in, (int64_t)H * d, s->o_lora + first, out, deployed(s)};
+            wo,  NULL,        NULL,       s->heads + i * in, (int64_t)H * d, s->o_lora + first,
+            out, deployed(s), deployed(s)};
     }
     flush(s, &g);
     cu_tap(s, DSV4_TAP_O_LORA, layer, pos0, n, s->o_lora, out, out);
@@ -301,7 +302,8 @@ static void moe(dsv4_cuda_session *s, const cu_layer *w, float limit, int layer,
                          .list = s->list,
                          .groups = s->groups,
                          .n_groups = s->n_groups,
-                         .out = s->out};
+                         .out = s->out,
+                         .room = s->room};
     cu_experts(s->stream, &a);
     cu_tap(s, DSV4_TAP_ROUTED_OUT, layer, pos0, n, s->out, D, D);
     cu_swiglu(s->stream, s->shared_gate, s->shared_up, limit, n, inner, NULL, deployed(s),

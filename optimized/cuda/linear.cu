@@ -75,6 +75,11 @@ static bool streams(const cu_tensor *w)
            (uintptr_t)w->data % (size_t)align == 0 && w->row_bytes % (size_t)align == 0;
 }
 
+extern "C" bool cu_linear_streams(const cu_tensor *w)
+{
+    return streams(w);
+}
+
 typedef struct {
     cu_segment s;
     int first_block, blocks;
@@ -384,7 +389,7 @@ extern "C" void cu_linear_group(cu_stream s, const cu_segment *segments, int cou
 extern "C" void cu_linear(cu_stream s, const cu_tensor *w, const float *x, int64_t ldx, int64_t n,
                           float *y, int64_t ldy, bool bf16)
 {
-    cu_segment one = {*w, NULL, NULL, x, ldx, y, ldy, bf16};
+    cu_segment one = {*w, NULL, NULL, x, ldx, y, ldy, bf16, false};
     cu_linear_group(s, &one, 1, n);
 }
 

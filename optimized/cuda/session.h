@@ -58,6 +58,7 @@ struct dsv4_cuda_session {
     float *attention_scratch;
     float *cos_plain, *sin_plain, *cos_compress, *sin_compress;
     float *logits;
+    cu_room room; /* of products of many tokens */
 };
 
 /* graph.c: the work queued by record(), recorded once and replayed. */

@@ -1,28 +1,15 @@
 /* cuda_bench.c - how fast the CUDA kernels are, against ceilings measured on the same card in the
  * same run: products of Flash's matrices in every format, attention, indexer, mHC, and, for the
  * models named on the command line, decode and prefill. */
-#include <cuda_runtime_api.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "../device.h"
-#include "optimized/optimized.h"
+#include "bench.h"
 #include "reference/formats/formats.h"
 #include "yardsticks.h"
 
 enum { ROUNDS = 21 };
-
-typedef struct {
-    cu_stream s;
-    cudaEvent_t a, b;
-    double copy, read, fma; /* bytes/s (copy: read and written), bytes/s, operations/s */
-    uint8_t *pool;          /* noise to read weights from */
-    size_t pool_bytes;
-    float *floats, *out; /* noise as floats, room for results */
-    size_t float_count;
-    uint32_t *tickets;
-} bench;
 
 static int by_size(const void *a, const void *b)
 {
@@ -32,8 +19,7 @@ static int by_size(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* Median seconds of one of `calls` calls of what(ctx, i), i rising over all rounds. */
-static double seconds(bench *x, void (*what)(bench *x, void *ctx, int i), void *ctx, int calls)
+double seconds(bench *x, void (*what)(bench *x, void *ctx, int i), void *ctx, int calls)
 {
     float ms[ROUNDS];
     int i = 0;
@@ -83,6 +69,7 @@ static void ceilings(bench *x)
            "Tflop/s\n",
            x->copy / 1e9, x->read / 1e9, x->fma / 1e12);
     yard_noise(x->s, x->pool, x->pool_bytes, 1, false);
+    measure_matrix(x);
 }
 
 /* ---- products ------------------------------------------------------------------------------- */
@@ -111,7 +98,8 @@ static void one_product(bench *x, void *ctx, int i)
         w.data = x->pool + at;
         if (w.scale_row_bytes > 0)
             w.scale = w.data + (size_t)w.rows * w.row_bytes;
-        g[k] = (cu_segment){w, NULL, NULL, x->floats, w.cols, x->out + k * w.rows, w.rows, false};
+        g[k] = (cu_segment){w,      NULL,  NULL, x->floats, w.cols, x->out + k * w.rows,
+                            w.rows, false, false};
     }
     cu_linear_group(x->s, g, p->sh.together, 1);
 }
@@ -333,10 +321,16 @@ static dsv4_status model(bench *x, const char *path, int prefill, dsv4_numerics 
     dsv4_status status = dsv4_model_open(path, &m, err);
     if (status == DSV4_OK)
         status = dsv4_cuda_open(m, &d, err);
-    dsv4_session_options o = {
-        .numerics = numerics, .max_positions = prefill + 2 * DECODE + 1, .chunk = 512};
+    /* One block, if there is memory for it. */
+    dsv4_session_options o = {.numerics = numerics,
+                              .max_positions = prefill + 2 * DECODE + 1,
+                              .chunk = prefill < 2048 ? prefill : 2048};
     if (status == DSV4_OK)
         status = dsv4_cuda_session_new(d, &o, &s, err);
+    while (status == DSV4_E_MACHINE && d != NULL && o.chunk > 64) {
+        o.chunk /= 2;
+        status = dsv4_cuda_session_new(d, &o, &s, err);
+    }
     if (status != DSV4_OK)
         goto done;
     tokens = dsv4_alloc((size_t)o.max_positions, sizeof *tokens, "tokens", err);
@@ -348,8 +342,11 @@ static dsv4_status model(bench *x, const char *path, int prefill, dsv4_numerics 
     for (int64_t i = 0; i < o.max_positions; i++)
         tokens[i] = (int32_t)((uint64_t)(i * 7919 + 13) % (uint64_t)m->config.vocab_size);
     float ms = 0;
+    status = dsv4_cuda_session_append(s, tokens, prefill, NULL, err); /* loads the kernels */
+    dsv4_cuda_session_reset(s);
     cudaEventRecord(x->a, NULL);
-    status = dsv4_cuda_session_append(s, tokens, prefill, NULL, err);
+    if (status == DSV4_OK)
+        status = dsv4_cuda_session_append(s, tokens, prefill, NULL, err);
     cudaEventRecord(x->b, NULL);
     cudaEventSynchronize(x->b);
     cudaEventElapsedTime(&ms, x->a, x->b);
@@ -362,8 +359,9 @@ static dsv4_status model(bench *x, const char *path, int prefill, dsv4_numerics 
     dense = floor_bytes - tensor_bytes(&m->head);
     printf("\n%s, %s: %d layers, %.1f GB of weights on the device\n", path,
            dsv4_numerics_name(numerics), layers, (double)dsv4_cuda_weight_bytes(d) / 1e9);
-    printf("prefill of %d tokens: %.1f ms, %.0f tokens/s\n", prefill, (double)ms,
-           prefill / (1e-3 * (double)ms));
+    printf("prefill of %d tokens in blocks of %d: %.1f ms, %.0f tokens/s\n", prefill, o.chunk,
+           (double)ms, prefill / (1e-3 * (double)ms));
+    model_products(x, d, o.chunk, numerics);
     float steps[DECODE];
     for (int i = 0; i < 2 * DECODE && status == DSV4_OK; i++) {
         cudaEventRecord(x->a, NULL);
@@ -401,7 +399,7 @@ done:
 /* ---- the program ---------------------------------------------------------------------------- */
 
 static const char help[] =
-    "usage: cuda-bench [--prefill N] [--numerics N] [MODEL ...]\n"
+    "usage: cuda-bench [--prefill N] [--numerics N] [--only many] [MODEL ...]\n"
     "\n"
     "Measures device memory and float32 arithmetic, then the kernels against them; for each "
     "model,\n"
@@ -410,6 +408,7 @@ static const char help[] =
 
 int main(int argc, char **argv)
 {
+    bool dense = false;
     bench x = {.pool_bytes = (size_t)4 << 30, .float_count = (size_t)40 << 20};
     dsv4_error err = {""};
     char device[256];
@@ -423,6 +422,9 @@ int main(int argc, char **argv)
         bool known = first + 1 < argc;
         if (known && strcmp(argv[first], "--prefill") == 0)
             prefill = atoi(argv[first + 1]);
+        else if (known && strcmp(argv[first], "--only") == 0 &&
+                 strcmp(argv[first + 1], "many") == 0)
+            dense = true;
         else if (!known || strcmp(argv[first], "--numerics") != 0 ||
                  !dsv4_numerics_parse(argv[first + 1], &numerics))
             prefill = 0;
@@ -452,8 +454,13 @@ int main(int argc, char **argv)
     yard_noise(x.s, x.floats, x.float_count * 4, 2, true);
     cu_clear(x.s, x.tickets, 4096);
     ceilings(&x);
-    products(&x);
-    blocks(&x);
+    if (dense) {
+        products_of_many(&x);
+    } else {
+        products(&x);
+        blocks(&x);
+        products_of_many(&x);
+    }
     status = cu_take_error(&err);
     cu_delete(x.pool); /* models need the room */
     x.pool = NULL;
