@@ -11,5 +11,8 @@ typedef struct {
 
 void cu_iq2_xxs_book(uint64_t book[256]); /* eight bytes an entry */
 void cu_iq2_xxs_tables(cu_iq2_tables *t);
+/* A nibble a column: levels 0, 1, 2 of the book's entries; 4 where the sign byte has a bit. Every
+ * word is there `copies` times: book [256][copies], signs [128][copies]. */
+void cu_iq2_xxs_words(uint32_t *book, uint32_t *signs, int copies);
 
 #endif
