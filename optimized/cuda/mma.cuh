@@ -30,7 +30,7 @@
  *     256 / MINIMA columns, each formed as a tree: (x0 + x1) + (x2 + x3), then neighbours). MINIMA
  *     = 8 is m16n8k8 (word 0), 16 is m16n8k16 with sums 2t, 2t+1 (b0) and 2t+8, 2t+9 (b1) in
  *     natural slots. Others: chunk = S.
- *  5. The product is chunk 0, plus chunk 1, plus chunk 2 ..., one after the other.
+ *  5. The product starts at 0 and takes chunk 0, chunk 1, chunk 2 ..., one after the other.
  * If x is known to be bf16-valued, parts 1 and 2 are zeros and may be left out: the bits are the
  * same (but for the sign of a zero).
  *
@@ -44,6 +44,7 @@
 #include <cuda_fp8.h>
 
 #include "decode.cuh"
+#include "tables.h"
 
 #define CU_MEMBER __host__ __device__ __forceinline__
 #ifdef __CUDA_ARCH__
@@ -146,7 +147,6 @@ CU_BOTH void cu_split(float x, uint32_t part[CU_PARTS])
 
 /* A nibble a column: the level (0, 1, 2) of a book entry, 4 where the sign byte has a bit. COPIES
  * words side by side, one for each few lanes, so that lanes seldom meet in a bank. */
-enum { CU_IQ2_COPIES = 8 };
 typedef struct {
     uint32_t book[256][CU_IQ2_COPIES], signs[128][CU_IQ2_COPIES];
 } cu_iq2_words;

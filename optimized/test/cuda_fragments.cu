@@ -5,9 +5,6 @@
 #include <stdlib.h>
 
 #include "optimized/cuda/mma.cuh"
-extern "C" {
-#include "optimized/cuda/tables.h"
-}
 
 static int failures;
 static uint64_t state = 88172645463325252u;
