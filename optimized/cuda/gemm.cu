@@ -5,7 +5,7 @@
 #include "device.cuh"
 #include "mma.cuh"
 
-extern "C" const void *cu_iq2_tables_device(void); /* device.c */
+extern "C" const void *cu_iq2_words_device(void); /* device.c */
 
 /* ---- x in parts ----------------------------------------------------------------------------- */
 
@@ -153,6 +153,16 @@ static void launch(cu_stream s, int type, int parts, int tokens, unsigned blocks
     }
 }
 
+/* Tokens of a tile: many, if there are enough tiles for all multiprocessors. */
+static int tokens_of(int parts, int64_t rows, int64_t n)
+{
+    static const int sizes[] = {96, 64, 32};
+    for (int i = parts == 1 ? 0 : 2; i < 3; i++)
+        if (n > sizes[i] / 2 && rows * ((n + sizes[i] - 1) / sizes[i]) >= MULTIPROCESSORS)
+            return sizes[i];
+    return n > 16 ? 32 : 16;
+}
+
 /* Segments of one type, their x split. */
 static void multiply(cu_stream s, const cu_segment *segments, const split_job *const *splits,
                      int count, int64_t n)
@@ -161,20 +171,16 @@ static void multiply(cu_stream s, const cu_segment *segments, const split_job *c
     for (int i = 0; i < count; i++) {
         if (done[i])
             continue;
-        int type = segments[i].w.type, parts = splits[i]->parts, most = parts == 1 ? 128 : 64;
+        int type = segments[i].w.type, parts = splits[i]->parts;
         int64_t rows = 0, size = 0;
         for (int k = i; k < count; k++)
             if (segments[k].w.type == type && splits[k]->parts == parts)
                 rows += (segments[k].w.rows + GEMM_ROWS - 1) / GEMM_ROWS;
-        /* Tiles as large as fill the device. */
-        int tokens = 16;
-        while (tokens < most && tokens < n &&
-               (tokens < 32 || rows * ((n + 2 * tokens - 1) / (2 * tokens)) >= MULTIPROCESSORS))
-            tokens *= 2;
+        int tokens = tokens_of(parts, rows, n);
         gemm_args a = {};
         a.n = n;
         a.tiles = (int)((n + tokens - 1) / tokens);
-        a.iq2 = cu_iq2_tables_device();
+        a.iq2 = cu_iq2_words_device();
         a.per_row = 1;
         int64_t blocks = 0;
         for (int k = i; k < count; k++) {
@@ -254,7 +260,7 @@ extern "C" int cu_expert_tokens(const cu_tensor *const *shapes, int count, int64
             shapes[i]->cols % 32 != 0 ||
             split_bytes(pairs, shapes[i]->cols, parts, sums_of(shapes[i]->type)) > room->bytes)
             return CU_EXPERT_TOKENS;
-    return each >= 40 ? 64 : each >= 20 ? 32 : each >= 2 ? 16 : CU_EXPERT_TOKENS;
+    return each >= 32 && parts == 1 ? 64 : each >= 16 ? 32 : each >= 2 ? 16 : CU_EXPERT_TOKENS;
 }
 
 extern "C" void cu_gemm_experts(cu_stream s, const cu_tensor *table, const cu_tensor *shape,
@@ -271,7 +277,7 @@ extern "C" void cu_gemm_experts(cu_stream s, const cu_tensor *table, const cu_te
     j.job[0] = split_into((uint8_t *)room->memory, x, shape->cols, rows, shape->cols, parts,
                           sums_of(shape->type));
     a.seg[0] = segment_of(shape, &j.job[0], rows, y, shape->rows, bf16, 0);
-    a.iq2 = cu_iq2_tables_device();
+    a.iq2 = cu_iq2_words_device();
     a.table = table;
     a.groups = groups;
     a.n_groups = n_groups;

@@ -19,7 +19,7 @@
 #include "gemm.h"
 #include "gemm_decode.cuh"
 
-enum { THREADS = 256, ROWS = 128 /* of W, a block */, UNITS = 4, ROW_BYTES = 256 };
+enum { THREADS = 512, ROWS = 128 /* of W, a block */, UNITS = 4, ROW_BYTES = 256 };
 
 /* Where piece `piece` of row `row` of a tile lies. Readers are eight lanes of two rows and four
  * neighbouring pieces, writers eight lanes of four rows and every second piece. */
@@ -63,17 +63,15 @@ __device__ __forceinline__ uint32_t word_at(uint32_t at)
 }
 
 /* How a block is laid out: PARTS parts of x, TOKENS tokens, STAGES of x on their way; WARPS_M warps
- * along the rows of W, the others along the tokens. */
+ * along the rows of W, the others along the tokens. Each has M m16 times N n8 tiles. */
 template <int TYPE, int PARTS, int TOKENS> struct layout {
     typedef row_shape<TYPE> S;
     enum {
-        WARPS_M = TOKENS >= 64 ? 2 : 4,
-        WARPS_N = 8 / WARPS_M,
-        M = ROWS / WARPS_M / 16, /* m16 tiles of a warp */
+        WARPS_M = TOKENS >= 32 ? 4 : 8,
+        WARPS_N = THREADS / 32 / WARPS_M,
+        M = ROWS / WARPS_M / 16,
         N = TOKENS / WARPS_N / 8,
-        /* m16 tiles whose sums of a promotion block are in registers together */
-        GROUP = PARTS * M * N > 8 && M > 1 ? 2 : M,
-        STAGES = PARTS == 1 && TOKENS == 128 ? 3 : 2,
+        STAGES = 3,
         DIRECT = TYPE == DSV4_BF16, /* copied as it is */
         W_STAGES = DIRECT ? STAGES : 2,
         W_BYTES = ROWS * ROW_BYTES,
@@ -88,8 +86,7 @@ template <int TYPE, int PARTS, int TOKENS> struct layout {
         LISTS_AT = SUMS_AT + 2 * SUMS_BYTES,
         TABLES_AT = LISTS_AT + 2 * TOKENS * 4,
         BYTES = TABLES_AT + (TYPE == DSV4_IQ2_XXS ? (int)sizeof(cu_iq2_words) : 0),
-        BLOCKS = TOKENS == 128 || PARTS == 3 || BYTES > 113 * 1024 ? 1 : 2, /* at a time */
-        AHEAD = TOKENS <= 32 ? 4 : 2 /* units of W on their way */
+        AHEAD = TOKENS <= 32 && PARTS == 1 ? 4 : 2 /* units of W on their way */
     };
 };
 
@@ -113,7 +110,7 @@ typedef struct {
 template <int TYPE, int PARTS, int TOKENS> struct tile {
     typedef layout<TYPE, PARTS, TOKENS> L;
     typedef row_shape<TYPE> S;
-    enum { M = L::M, N = L::N, GROUP = L::GROUP, STEPS = M / GROUP * UNITS /* of a stage */ };
+    enum { M = L::M, N = L::N };
 
     const tile_job &g;
     uint8_t *shared;
@@ -121,10 +118,10 @@ template <int TYPE, int PARTS, int TOKENS> struct tile {
     int32_t *x_rows, *y_rows;
     float *factors;
     int units, stages;
-    /* decoding: a thread's half of a row */
-    int my_row, half;
+    /* decoding: a run of eight columns of one row a thread */
+    int my_row, my_run;
     const uint8_t *data, *scale;
-    half_block<TYPE> code[L::AHEAD];
+    run_of_eight<TYPE> code[L::AHEAD];
     /* multiplying */
     int m0, n0, t, q;
     float sum[PARTS][M][N][4], total[M][N][4];
@@ -142,8 +139,8 @@ template <int TYPE, int PARTS, int TOKENS> struct tile {
         q = lane / 4;
         m0 = warp / L::WARPS_N * M * 16;
         n0 = warp % L::WARPS_N * N * 8;
-        my_row = threadIdx.x / 2;
-        half = threadIdx.x % 2;
+        my_row = threadIdx.x / 4;
+        my_run = threadIdx.x % 4;
         int64_t row = g.row0 + my_row < g.w.rows ? g.row0 + my_row : g.w.rows - 1;
         data = g.w.data + (size_t)row * g.w.row_bytes;
         scale = g.w.scale == NULL ? NULL
@@ -159,8 +156,10 @@ template <int TYPE, int PARTS, int TOKENS> struct tile {
         int64_t column = (int64_t)k * 128 + piece * 8;
         bool within = column < g.w.cols;
 #pragma unroll
-        for (int i = 0; i < TOKENS * 16 / THREADS; i++) {
+        for (int i = 0; i < (TOKENS * 16 + THREADS - 1) / THREADS; i++) {
             int row = threadIdx.x / 16 + i * (THREADS / 16);
+            if (TOKENS * 16 < THREADS && row >= TOKENS)
+                break;
             bool there = within && row < g.tokens;
             const uint16_t *from = g.x + (there ? x_rows[row] * g.pitch + column : 0);
             uint32_t to = base + L::X_AT + at * L::X_BYTES + place(row, piece);
@@ -192,28 +191,26 @@ template <int TYPE, int PARTS, int TOKENS> struct tile {
         }
     }
 
-    /* ---- what is decoded: every thread half a unit of its row */
+    /* ---- what is decoded: every thread eight columns of a unit of its row */
 
-    __device__ __forceinline__ void load(half_block<TYPE> *c, int unit)
+    __device__ __forceinline__ void load(run_of_eight<TYPE> *c, int unit)
     {
         int u = unit < units ? unit : units - 1;
         c->load(data + u / 8 * S::CHUNK_BYTES, scale + u / 8 * (TYPE == DSV4_FP8 ? 2 : 8), u % 8,
-                half);
+                my_run);
     }
 
     /* Unit u (0..3) of a stage. */
-    __device__ __forceinline__ void decode(const half_block<TYPE> &c, int stage, int u)
+    __device__ __forceinline__ void decode(const run_of_eight<TYPE> &c, int stage, int u)
     {
-        uint32_t v[2][4];
+        uint32_t v[4];
         int block = stage % 2 * 4 + u;
-        c.codes(block, half, v, g.iq2);
-        uint8_t *to = shared + stage % 2 * L::W_BYTES;
-#pragma unroll
-        for (int i = 0; i < 2; i++)
-            *(uint4 *)(void *)(to + place(my_row, 4 * u + 2 * half + i)) =
-                make_uint4(v[i][0], v[i][1], v[i][2], v[i][3]);
-        if (S::BLOCKS <= 4 && half == 0 && (S::BLOCKS == 1 || u == 0))
-            factors[(stage % 2 * UNITS + u) * ROWS + my_row] = c.factor(block);
+        c.codes(block, my_run, v, g.iq2);
+        *(uint4 *)(void *)(shared + stage % 2 * L::W_BYTES + place(my_row, 4 * u + my_run)) =
+            make_uint4(v[0], v[1], v[2], v[3]);
+        if (S::BLOCKS <= 4 && my_run == 0 && (S::BLOCKS == 1 || u == 0))
+            factors[(stage % 2 * UNITS + u) * ROWS + my_row] =
+                stage * UNITS + u < units ? c.factor(block) : 0; /* x is zero there */
     }
 
     /* The head of a chunk: d and dmin, then the minima in order. */
@@ -223,75 +220,68 @@ template <int TYPE, int PARTS, int TOKENS> struct tile {
             return;
         const uint8_t *from = data + (size_t)chunk * S::CHUNK_BYTES;
         uint8_t *to = shared + L::HEADS_AT + (chunk % 2 * ROWS + my_row) * L::HEAD_ROW;
-        if (half == 0)
+        if (my_run == 0)
             *(float2 *)(void *)to = chunk_factors<TYPE, S::DEFERRED, S::MINIMA>::of(from);
-        if (S::MINIMA > 0)
-#pragma unroll
-            for (int i = 0; i < 2; i++) {
-                uint32_t m[2];
-                row_minima<TYPE>().load(from, 2 * half + i, m);
-                *(uint32_t *)(void *)(to + 8 + 4 * (2 * half + i)) = m[0];
-                if (S::MINIMA == 16)
-                    *(uint32_t *)(void *)(to + 24 + 4 * (2 * half + i)) = m[1];
-            }
+        if (S::MINIMA > 0) {
+            uint32_t m[2];
+            row_minima<TYPE>().load(from, my_run, m);
+            *(uint32_t *)(void *)(to + 8 + 4 * my_run) = m[0];
+            if (S::MINIMA == 16)
+                *(uint32_t *)(void *)(to + 24 + 4 * my_run) = m[1];
+        }
     }
 
     /* ---- what is multiplied */
 
-    template <int ROWS_OF_SUM>
-    __device__ __forceinline__ void unit(float (*acc)[ROWS_OF_SUM][N][4], int m1, int u,
-                                         uint32_t w_at, uint32_t x_at)
+    __device__ __forceinline__ void unit(float (&acc)[PARTS][M][N][4], int u, uint32_t w_at,
+                                         uint32_t x_at)
     {
-        uint4 a[GROUP][2], b[PARTS][N];
+        uint4 a[M][2], b[PARTS][N];
 #pragma unroll
-        for (int m = 0; m < GROUP; m++)
+        for (int m = 0; m < M; m++)
 #pragma unroll
             for (int h = 0; h < 2; h++)
-                a[m][h] = piece_at(w_at + place(m0 + (m1 + m) * 16 + h * 8 + q, 4 * u + t));
+                a[m][h] = piece_at(w_at + place(m0 + m * 16 + h * 8 + q, 4 * u + t));
 #pragma unroll
         for (int p = 0; p < PARTS; p++)
 #pragma unroll
             for (int n = 0; n < N; n++)
                 b[p][n] =
                     piece_at(x_at + p * TOKENS * ROW_BYTES + place(n0 + n * 8 + q, 4 * u + t));
-        const int first = ROWS_OF_SUM == M ? m1 : 0;
 #pragma unroll
         for (int p = 0; p < PARTS; p++)
 #pragma unroll
             for (int n = 0; n < N; n++)
 #pragma unroll
-                for (int m = 0; m < GROUP; m++)
-                    cu_mma16(acc[p][first + m][n], a[m][0].x, a[m][1].x, a[m][0].y, a[m][1].y,
-                             b[p][n].x, b[p][n].y);
+                for (int m = 0; m < M; m++)
+                    cu_mma16(acc[p][m][n], a[m][0].x, a[m][1].x, a[m][0].y, a[m][1].y, b[p][n].x,
+                             b[p][n].y);
 #pragma unroll
         for (int p = 0; p < PARTS; p++)
 #pragma unroll
             for (int n = 0; n < N; n++)
 #pragma unroll
-                for (int m = 0; m < GROUP; m++)
-                    cu_mma16(acc[p][first + m][n], a[m][0].z, a[m][1].z, a[m][0].w, a[m][1].w,
-                             b[p][n].z, b[p][n].w);
+                for (int m = 0; m < M; m++)
+                    cu_mma16(acc[p][m][n], a[m][0].z, a[m][1].z, a[m][0].w, a[m][1].w, b[p][n].z,
+                             b[p][n].w);
     }
 
     /* A promotion block's sums into the chunk's. */
-    __device__ __forceinline__ void promote(float (&acc)[PARTS][GROUP][N][4], int m1,
-                                            const float *factor)
+    __device__ __forceinline__ void promote(float (&acc)[PARTS][M][N][4], const float *factor)
     {
 #pragma unroll
-        for (int m = 0; m < GROUP; m++) {
-            float low = L::DIRECT ? 1 : factor[(m1 + m) * 16];
-            float high = L::DIRECT ? 1 : factor[(m1 + m) * 16 + 8];
+        for (int m = 0; m < M; m++) {
+            float low = L::DIRECT ? 1 : factor[m * 16], high = L::DIRECT ? 1 : factor[m * 16 + 8];
 #pragma unroll
             for (int p = 0; p < PARTS; p++)
 #pragma unroll
-                for (int n = 0; n < N; n++) {
-                    float *c = sum[p][m1 + m][n];
+                for (int n = 0; n < N; n++)
 #pragma unroll
                     for (int i = 0; i < 4; i++) {
-                        c[i] = fmaf(i < 2 ? low : high, acc[p][m][n][i], c[i]);
+                        sum[p][m][n][i] =
+                            fmaf(i < 2 ? low : high, acc[p][m][n][i], sum[p][m][n][i]);
                         acc[p][m][n][i] = 0;
                     }
-                }
         }
     }
 
@@ -354,31 +344,19 @@ template <int TYPE, int PARTS, int TOKENS> struct tile {
         const uint32_t w_at = base + (L::DIRECT ? k % L::STAGES : k % 2) * L::W_BYTES;
         const uint32_t x_at = base + L::X_AT + k % L::STAGES * L::X_BYTES;
         const float *factor = factors + k % 2 * UNITS * ROWS + m0 + q;
-        const int here = units - k * UNITS < UNITS ? units - k * UNITS : UNITS;
+        float acc[PARTS][M][N][4] = {};
 #pragma unroll
-        for (int m1 = 0; m1 < M; m1 += GROUP) {
-            float acc[PARTS][GROUP][N][4] = {};
-#pragma unroll
-            for (int u = 0; u < UNITS; u++) {
-                if (u < here) {
-                    if (S::BLOCKS == 8) {
-                        unit<M>(sum, m1, u, w_at, x_at);
-                    } else {
-                        unit<GROUP>(acc, m1, u, w_at, x_at);
-                        if (S::BLOCKS == 1)
-                            promote(acc, m1, factor + u * ROWS);
-                    }
-                }
-                /* Between the products: a unit of the next stage. */
-                const int step = m1 / GROUP * UNITS + u, next = step / (STEPS / UNITS);
-                if (!L::DIRECT && step % (STEPS / UNITS) == 0) {
-                    decode(code[next % L::AHEAD], k + 1, next);
-                    load(&code[next % L::AHEAD], (k + 1) * UNITS + next + L::AHEAD);
-                }
+        for (int u = 0; u < UNITS; u++) {
+            unit(S::BLOCKS == 8 ? sum : acc, u, w_at, x_at);
+            if (S::BLOCKS == 1)
+                promote(acc, factor + u * ROWS);
+            if (!L::DIRECT) { /* between the products: a unit of the next stage */
+                decode(code[u % L::AHEAD], k + 1, u);
+                load(&code[u % L::AHEAD], (k + 1) * UNITS + u + L::AHEAD);
             }
-            if (S::BLOCKS == 4)
-                promote(acc, m1, factor);
         }
+        if (S::BLOCKS == 4)
+            promote(acc, factor);
         if (S::DEFERRED && k % 2 == 1)
             decode_head((k + 1) / 2);
     }
@@ -460,7 +438,7 @@ template <int TYPE, int PARTS, int TOKENS> struct tile {
 /* ---- kernels -------------------------------------------------------------------------------- */
 
 template <int TYPE, int PARTS, int TOKENS>
-static __global__ void __launch_bounds__(THREADS, (layout<TYPE, PARTS, TOKENS>::BLOCKS))
+static __global__ void __launch_bounds__(THREADS, 1)
     gemm(const __grid_constant__ gemm_args a)
 {
     typedef layout<TYPE, PARTS, TOKENS> L;
@@ -524,16 +502,14 @@ template <int TYPE>
 static void gemm_of(cu_stream s, int parts, int tokens, unsigned blocks, unsigned groups,
                     int64_t size, const gemm_args *a)
 {
-    if (parts == 1 && tokens == 128)
-        gemm_launch<TYPE, 1, 128>(s, blocks, groups, size, a);
+    if (parts == 1 && tokens == 96)
+        gemm_launch<TYPE, 1, 96>(s, blocks, groups, size, a);
     else if (parts == 1 && tokens == 64)
         gemm_launch<TYPE, 1, 64>(s, blocks, groups, size, a);
     else if (parts == 1 && tokens == 32)
         gemm_launch<TYPE, 1, 32>(s, blocks, groups, size, a);
     else if (parts == 1)
         gemm_launch<TYPE, 1, 16>(s, blocks, groups, size, a);
-    else if (tokens == 64)
-        gemm_launch<TYPE, 3, 64>(s, blocks, groups, size, a);
     else if (tokens == 32)
         gemm_launch<TYPE, 3, 32>(s, blocks, groups, size, a);
     else

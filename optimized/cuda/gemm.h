@@ -32,7 +32,8 @@ typedef struct {
 
 enum { GEMM_ROWS = 128 };
 
-/* Launches the kernel of a type for `tokens` (16, 32, 64, 128) tokens a tile and 1 or 3 parts. */
+/* Launches the kernel of a type for `tokens` tokens a tile: 16, 32, 64 or 96 with one part of x, 16
+ * or 32 with three. */
 #ifdef __cplusplus
 extern "C" {
 #endif
