@@ -238,6 +238,50 @@ static void one_linear(kernel_run *k, dsv4_type type, int rows, int cols, int n,
     case_end(k);
 }
 
+/* A token's product is the same, bit for bit, alone and with others; bf16: of inputs that are bf16
+ * numbers, which some kernels take another way. */
+static void one_alone(kernel_run *k, dsv4_type type, int rows, int cols, int n, bool bf16)
+{
+    dsv4_tensor w;
+    if (!case_begin(k, false, "linear/%s/rows=%d,cols=%d,n=%d,%s,alone/noise",
+                    dsv4_format_of(type)->name, rows, cols, n, bf16 ? "bf16" : "float"))
+        return;
+    float *x = input_floats(k, (int64_t)n * cols, FILL_NOISE);
+    if (bf16) {
+        float *v = copy_floats(k, x, (int64_t)n * cols);
+        for (int i = 0; i < n * cols; i++)
+            v[i] = dsv4_bf16_to_f32(dsv4_f32_to_bf16(v[i]));
+        input_done(k, v);
+        x = v;
+    }
+    float *want = output_floats(k, (int64_t)n * rows), *got = output_floats(k, (int64_t)n * rows);
+    if (!input_tensor(k, type, rows, cols, FILL_NOISE, &w))
+        case_fail(k, "no memory");
+    k->impl->linear(&w, x, cols, n, got, rows);
+    for (int i = 0; i < n; i++)
+        k->impl->linear(&w, x + (int64_t)i * cols, cols, 1, want + (int64_t)i * rows, rows);
+    compare_floats(k, "y", want, got, (int64_t)n * rows, NULL, 0);
+    case_end(k);
+}
+
+/* Many tokens, at the edges of tiles of 16 to 128 tokens, of 128 rows and of 128 or 256 columns. */
+static void cases_linear_many(kernel_run *k, dsv4_type type, int step)
+{
+    static const int all[] = {16, 65, 129}, more[] = {31, 63, 64, 127, 128, 200};
+    int cols = step == 256 ? 512 : type == DSV4_FP8 || step == 1 ? 384 : 352;
+    for (int i = 0; i < COUNT(all); i++)
+        one_linear(k, type, 133, cols, all[i], 4, FILL_NOISE, false);
+    for (int i = 0; i < COUNT(more) && (type == DSV4_FP8 || type == DSV4_Q4_K); i++)
+        one_linear(k, type, 129, step == 256 ? 256 : 128, more[i], 0, FILL_NOISE, false);
+    one_linear(k, type, 20, cols, 17, 4, FILL_NONFINITE, false);
+    one_linear(k, type, 20, cols, 17, 4, FILL_OUTLIER, false);
+    for (int bf16 = 0; bf16 < 2; bf16++) {
+        one_alone(k, type, 133, step == 256 ? 768 : step == 1 ? 640 : 608, 33, bf16);
+        one_alone(k, type, 20, cols, 3, bf16);
+        one_alone(k, type, 20, cols, 130, bf16);
+    }
+}
+
 static void cases_linear(kernel_run *k)
 {
     static const int tokens[] = {0, 1, 2, 3, 4, 5, 31, 32, 33};
@@ -266,6 +310,8 @@ static void cases_linear(kernel_run *k)
          * the large shapes are for the clock only. */
         if (types[t] == DSV4_Q4_0)
             decoded_only = true;
+        if (!decoded_only)
+            cases_linear_many(k, types[t], step);
         if (decoded_only && !k->options->bench)
             continue;
         one_linear(k, types[t], 9, 7168, 2, 0, FILL_NOISE, false);  /* Pro */
@@ -374,6 +420,13 @@ static void cases_experts(kernel_run *k)
         one_experts(k, stored[t], 256, 512, 3, 6, 2, DSV4_MATH, FILL_ZERO, false);
         one_experts(k, stored[t], 256, 512, 3, 6, 2, DSV4_MATH, FILL_NONFINITE, false);
         one_experts(k, stored[t], 256, 512, 3, 6, 2, DSV4_MATH, FILL_OUTLIER, false);
+        /* Enough for each expert that tiles of 16, 32 and 64 pairs are taken. */
+        static const int many[] = {7, 60, 147};
+        int inner = blocks ? 256 : stored[t] == DSV4_FP8 ? 128 : 160;
+        for (int mode = 0; mode < 2 && stored[t] != DSV4_F32; mode++)
+            for (int i = 0; i < COUNT(many); i++)
+                one_experts(k, stored[t], 256, inner, many[i], 8, 3,
+                            mode ? DSV4_DEPLOYED : DSV4_MATH, FILL_NOISE, false);
         one_experts(k, stored[t], 1024, 512, 1, 8, 6, DSV4_MATH, FILL_NOISE, true);
     }
 }

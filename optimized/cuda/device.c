@@ -13,7 +13,7 @@
 #include "tables.h"
 
 const uint64_t *cu_iq2_book_device(void);
-const void *cu_iq2_tables_device(void);
+const void *cu_iq2_words_device(void);
 void cu_launched(const char *op, int64_t size);
 bool cu_overlaps(void);
 bool cu_launching(const char *op);
@@ -125,7 +125,7 @@ static struct {
     dsv4_status status;
     dsv4_error err;
     uint64_t *book;
-    cu_iq2_tables *tables;
+    uint32_t *words; /* IQ2_XXS: book, then signs */
     bool overlaps;
 } opened;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
@@ -134,7 +134,7 @@ static void open_once(void)
 {
     int count = 0, major = 0;
     uint64_t book[256];
-    static cu_iq2_tables tables;
+    static uint32_t words[384 * CU_IQ2_COPIES];
     cudaError_t e = cudaGetDeviceCount(&count);
     if (e != cudaSuccess || count == 0) {
         opened.status = dsv4_fail(&opened.err, DSV4_E_INPUT, "cuda: no device (%s)",
@@ -154,15 +154,15 @@ static void open_once(void)
     dsv4_cuda_mutant = number != NULL ? atoi(number) : 0;
 #endif
     cu_iq2_xxs_book(book);
-    cu_iq2_xxs_tables(&tables);
+    cu_iq2_xxs_words(words, words + 256 * CU_IQ2_COPIES, CU_IQ2_COPIES);
     if (e == cudaSuccess)
         e = cudaMalloc((void **)&opened.book, sizeof book);
     if (e == cudaSuccess)
-        e = cudaMalloc((void **)&opened.tables, sizeof tables);
+        e = cudaMalloc((void **)&opened.words, sizeof words);
     if (e == cudaSuccess)
         e = cudaMemcpy(opened.book, book, sizeof book, cudaMemcpyHostToDevice);
     if (e == cudaSuccess)
-        e = cudaMemcpy(opened.tables, &tables, sizeof tables, cudaMemcpyHostToDevice);
+        e = cudaMemcpy(opened.words, words, sizeof words, cudaMemcpyHostToDevice);
     if (e != cudaSuccess)
         opened.status = dsv4_fail(&opened.err, DSV4_E_MACHINE, "cuda: opening the device: %s",
                                   cudaGetErrorString(e));
@@ -192,9 +192,9 @@ const uint64_t *cu_iq2_book_device(void)
     return opened.book;
 }
 
-const void *cu_iq2_tables_device(void)
+const void *cu_iq2_words_device(void)
 {
-    return opened.tables;
+    return opened.words;
 }
 
 /* The driver does not survive a fork: a child asks, and its answer comes through a pipe. */

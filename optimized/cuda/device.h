@@ -69,6 +69,7 @@ typedef struct {
     int32_t *list, *n_groups; /* [n*k], [1] */
     cu_expert_group *groups;  /* [n*k] */
     float *out;               /* [n][D] */
+    cu_room room;             /* cu_products; the input in parts needs n*k*max(D, F) * 6 bytes */
 } cu_experts_args;
 void cu_experts(cu_stream s, const cu_experts_args *a);
 

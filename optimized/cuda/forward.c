@@ -38,7 +38,7 @@ static void flush(dsv4_cuda_session *s, group *g, const char *what)
 {
     cu_label(what);
     if (g->count > 0)
-        cu_linear_group(s->stream, g->seg, g->count, g->n);
+        cu_products(s->stream, g->seg, g->count, g->n, &s->room);
     cu_label(NULL);
     g->count = 0;
 }
@@ -55,7 +55,7 @@ static void product(dsv4_cuda_session *s, group *g, const cu_tensor *w, const fl
                          cu_fp8_block(w->cols), NULL);
         x = x8 != NULL ? x8 : s->linear_in;
     }
-    g->seg[g->count++] = (cu_segment){*w, NULL, NULL, x, w->cols, y, w->rows, rounds};
+    g->seg[g->count++] = (cu_segment){*w, NULL, NULL, x, w->cols, y, w->rows, rounds, deployed(s)};
     g->n = n;
 }
 
@@ -398,7 +398,8 @@ static void attend(dsv4_cuda_session *s, const cu_layer *w, int number, int rati
             flush(s, &g, "products: wo_a");
         g.n = n;
         g.seg[g.count++] = (cu_segment){
-            wo, NULL, NULL, s->heads + i * in, (int64_t)H * d, s->o_lora + first, out, deployed(s)};
+            wo,  NULL,        NULL,       s->heads + i * in, (int64_t)H * d, s->o_lora + first,
+            out, deployed(s), deployed(s)};
     }
     flush(s, &g, "products: wo_a");
     cu_tap(s, DSV4_TAP_O_LORA, layer, b->pos0, n, s->o_lora, out, out);
@@ -508,7 +509,8 @@ static void moe(dsv4_cuda_session *s, const cu_layer *w, float limit, int layer,
                          .list = s->list,
                          .groups = s->groups,
                          .n_groups = s->n_groups,
-                         .out = s->out};
+                         .out = s->out,
+                         .room = s->room};
     if (unheard) {
         cu_shared_expert shared = {w->shared_w2, s->norm8, s->shared_gate, s->shared_up, s->shared};
         cu_experts_and_shared(s->stream, &a, &shared);

@@ -48,8 +48,12 @@ typedef struct {
     float *y; /* [n], rows ldy apart */
     int64_t ldy;
     bool bf16;
+    bool x_bf16; /* the caller's promise: every x is a bf16 number (or not finite) */
 } cu_segment;
 void cu_linear_group(cu_stream s, const cu_segment *segments, int count, int64_t n);
+
+/* Can the rows be read as whole blocks, at the alignment that is needed? */
+bool cu_linear_streams(const cu_tensor *w);
 
 /* Pairs of one expert that are multiplied together: list[first] .. list[first + count - 1]. */
 enum { CU_EXPERT_TOKENS = 4 };
@@ -60,6 +64,32 @@ typedef struct {
 void cu_linear_experts(cu_stream s, const cu_tensor *table, const cu_tensor *shape, int n_experts,
                        const int32_t *list, const cu_expert_group *groups, const int32_t *n_groups,
                        int64_t pairs, int per_row, const float *x, float *y, bool bf16);
+
+/* ---- gemm.cu -------------------------------------------------------------------------------- */
+
+/* Device memory for x in parts of bf16; who queues work on a stream has its own. */
+typedef struct {
+    void *memory; /* aligned to 256 bytes */
+    size_t bytes;
+} cu_room;
+
+enum { CU_GEMM_TOKENS = 16 /* and more: below, cu_linear_group is faster */ };
+/* cu_linear_group, on the tensor cores where tokens are many: the same bits. room: NULL or too
+ * small = cu_linear_group. A part of n tokens' x is 2 bytes a column; x has one part if it is bf16,
+ * else three. */
+void cu_products(cu_stream s, const cu_segment *segments, int count, int64_t n,
+                 const cu_room *room);
+bool cu_gemm_takes(const cu_segment *g, int64_t n);
+
+/* How many pairs of an expert are multiplied together: for cu_expert_pairs. More than
+ * CU_EXPERT_TOKENS: by cu_gemm_experts, with these shapes. */
+int cu_expert_tokens(const cu_tensor *const *shapes, int count, int64_t pairs, int n_experts,
+                     bool x_bf16, const cu_room *room);
+/* cu_linear_experts for groups of `together` pairs. */
+void cu_gemm_experts(cu_stream s, const cu_tensor *table, const cu_tensor *shape, int n_experts,
+                     const int32_t *list, const cu_expert_group *groups, const int32_t *n_groups,
+                     int together, int64_t pairs, int per_row, const float *x, bool x_bf16,
+                     float *y, bool bf16, const cu_room *room);
 
 /* ---- the rest ------------------------------------------------------------------------------- */
 
@@ -160,12 +190,12 @@ void cu_router(cu_stream s, const float *logits, const float *bias, const int32_
  * deployed: the inputs and the product are rounded to bf16. */
 void cu_swiglu(cu_stream s, const float *gate, const float *up, float limit, int64_t n,
                int64_t width, const float *share, bool bf16, float *h);
-/* Pairs p = i * k + s in order of expert: list [n*k], groups [n*k], *n_groups of them; share [n*k]:
- * the weights, those of an expert listed twice together at its first place and 0 at the others.
- * list NULL: the shares alone. */
+/* Pairs p = i * k + s in order of expert: list [n*k], groups [n*k] of at most `together` pairs,
+ * *n_groups of them; share [n*k]: the weights, those of an expert listed twice together at its
+ * first place and 0 at the others. list NULL: the shares alone. */
 void cu_expert_pairs(cu_stream s, const int32_t *experts, const float *weights, int64_t n, int k,
-                     int n_experts, int32_t *list, cu_expert_group *groups, int32_t *n_groups,
-                     float *share);
+                     int n_experts, int together, int32_t *list, cu_expert_group *groups,
+                     int32_t *n_groups, float *share);
 /* out[i] = sum of y[i*k + s] over s, an expert's later places left out. */
 void cu_expert_sum(cu_stream s, const float *y, const int32_t *experts, int64_t n, int k,
                    int64_t dim, float *out);

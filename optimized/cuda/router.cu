@@ -138,8 +138,8 @@ __device__ __forceinline__ int first_place(const int32_t *experts, int k, int32_
 
 /* A thread an expert counts and lists its pairs, in order of token. */
 static __global__ void expert_pairs(const int32_t *experts, const float *weights, int64_t n, int k,
-                                    int n_experts, int32_t *list, cu_expert_group *groups,
-                                    int32_t *n_groups, float *share)
+                                    int n_experts, int together, int32_t *list,
+                                    cu_expert_group *groups, int32_t *n_groups, float *share)
 {
     begin();
     extern __shared__ int32_t count[]; /* [n_experts + 1] */
@@ -174,11 +174,11 @@ static __global__ void expert_pairs(const int32_t *experts, const float *weights
     if (threadIdx.x == 0) { /* few enough for one thread: an expert that is named has a group */
         int at = 0;
         for (int e = 0; e < n_experts; e++)
-            for (int p = count[e]; p < count[e + 1]; p += CU_EXPERT_TOKENS) {
+            for (int p = count[e]; p < count[e + 1]; p += together) {
                 int left = count[e + 1] - p;
                 groups[at].expert = e;
                 groups[at].first = p;
-                groups[at++].count = left < CU_EXPERT_TOKENS ? left : CU_EXPERT_TOKENS;
+                groups[at++].count = left < together ? left : together;
             }
         *n_groups = at;
     }
@@ -196,13 +196,14 @@ static __global__ void expert_pairs(const int32_t *experts, const float *weights
 }
 
 extern "C" void cu_expert_pairs(cu_stream s, const int32_t *experts, const float *weights,
-                                int64_t n, int k, int n_experts, int32_t *list,
-                                cu_expert_group *groups, int32_t *n_groups, float *share)
+                                int64_t n, int k, int n_experts, int together,
+                                int32_t *list, cu_expert_group *groups, int32_t *n_groups,
+                                float *share)
 {
     if (n > 0)
         LAUNCH("expert_pairs", n * k, expert_pairs, 1, list == NULL ? 32 : 1024,
                (size_t)(n_experts + 1) * sizeof(int32_t), s, experts, weights, n, k, n_experts,
-               list, groups, n_groups, share);
+               together, list, groups, n_groups, share);
 }
 
 static __global__ void expert_sum(const float *y, const int32_t *experts, int k, int64_t dim,

@@ -156,6 +156,13 @@ static void plan(dsv4_cuda_session *s, walk *w)
     s->cos_compress = take_floats(w, n * half);
     s->sin_compress = take_floats(w, n * half);
     s->logits = take_floats(w, max64(s->n_members, 1) * c->vocab_size);
+    /* x of one product in parts of 2 bytes, and a little for its sums: the widest is wo_a's. */
+    int64_t widest = max64(max64(H * d, 2 * D), c->num_experts_per_tok * max64(D, F));
+    s->room.bytes = 0;
+    if (n >= CU_GEMM_TOKENS)
+        s->room.bytes =
+            (size_t)(n * widest) * (s->options.numerics == DSV4_DEPLOYED ? 3 : 7) + 4096;
+    s->room.memory = take(w, (int64_t)s->room.bytes, 1);
     s->tap_bytes = 4 * (size_t)max64(max64(H * d, index), max64(max64(hc * D, c->vocab_size),
                                                                 max64(positions / 4 + 1, o)));
 }

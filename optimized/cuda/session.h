@@ -76,6 +76,7 @@ struct dsv4_cuda_session {
     int64_t attention_each; /* of a batch's member */
     float *cos_plain, *sin_plain, *cos_compress, *sin_compress;
     float *logits;
+    cu_room room; /* of products of many tokens */
 };
 
 /* session.c: allocates and plans; members NULL: a conversation, else a batch's working memory. */

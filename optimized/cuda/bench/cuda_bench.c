@@ -71,6 +71,7 @@ static void ceilings(bench *x)
            "Tflop/s\n",
            x->copy / 1e9, x->read / 1e9, x->fma / 1e12);
     yard_noise(x->s, x->pool, x->pool_bytes, 1, false);
+    measure_matrix(x);
 }
 
 /* ---- products ------------------------------------------------------------------------------- */
@@ -99,7 +100,8 @@ static void one_product(bench *x, void *ctx, int i)
         w.data = x->pool + at;
         if (w.scale_row_bytes > 0)
             w.scale = w.data + (size_t)w.rows * w.row_bytes;
-        g[k] = (cu_segment){w, NULL, NULL, x->floats, w.cols, x->out + k * w.rows, w.rows, false};
+        g[k] = (cu_segment){w,      NULL,  NULL, x->floats, w.cols, x->out + k * w.rows,
+                            w.rows, false, false};
     }
     cu_linear_group(x->s, g, p->sh.together, 1);
 }
@@ -202,10 +204,16 @@ static dsv4_status model(bench *x, const char *path, int prefill, dsv4_numerics 
     dsv4_status status = dsv4_model_open(path, &m, err);
     if (status == DSV4_OK)
         status = dsv4_cuda_open(m, &d, err);
-    dsv4_session_options o = {
-        .numerics = numerics, .max_positions = prefill + 2 * DECODE + 4, .chunk = 512};
+    /* One block, if there is memory for it. */
+    dsv4_session_options o = {.numerics = numerics,
+                              .max_positions = prefill + 2 * DECODE + 4,
+                              .chunk = prefill < 2048 ? prefill : 2048};
     if (status == DSV4_OK)
         status = dsv4_cuda_session_new(d, &o, &s, err);
+    while (status == DSV4_E_MACHINE && d != NULL && o.chunk > 64) {
+        o.chunk /= 2;
+        status = dsv4_cuda_session_new(d, &o, &s, err);
+    }
     if (status != DSV4_OK)
         goto done;
     tokens = dsv4_alloc((size_t)o.max_positions, sizeof *tokens, "tokens", err);
@@ -217,8 +225,11 @@ static dsv4_status model(bench *x, const char *path, int prefill, dsv4_numerics 
     for (int64_t i = 0; i < o.max_positions; i++)
         tokens[i] = (int32_t)((uint64_t)(i * 7919 + 13) % (uint64_t)m->config.vocab_size);
     float ms = 0;
+    status = dsv4_cuda_session_append(s, tokens, prefill, NULL, err); /* loads the kernels */
+    dsv4_cuda_session_reset(s);
     cudaEventRecord(x->a, NULL);
-    status = dsv4_cuda_session_append(s, tokens, prefill, NULL, err);
+    if (status == DSV4_OK)
+        status = dsv4_cuda_session_append(s, tokens, prefill, NULL, err);
     cudaEventRecord(x->b, NULL);
     cudaEventSynchronize(x->b);
     cudaEventElapsedTime(&ms, x->a, x->b);
@@ -231,8 +242,9 @@ static dsv4_status model(bench *x, const char *path, int prefill, dsv4_numerics 
     dense = floor_bytes - tensor_bytes(&m->head);
     printf("\n%s, %s: %d layers, %.1f GB of weights on the device\n", path,
            dsv4_numerics_name(numerics), layers, (double)dsv4_cuda_weight_bytes(d) / 1e9);
-    printf("prefill of %d tokens: %.1f ms, %.0f tokens/s\n", prefill, (double)ms,
-           prefill / (1e-3 * (double)ms));
+    printf("prefill of %d tokens in blocks of %d: %.1f ms, %.0f tokens/s\n", prefill, o.chunk,
+           (double)ms, prefill / (1e-3 * (double)ms));
+    model_products(x, d, o.chunk, numerics);
     float steps[DECODE];
     for (int i = 0; i < 2 * DECODE && status == DSV4_OK; i++) {
         cudaEventRecord(x->a, NULL);
@@ -272,7 +284,8 @@ done:
 /* ---- the program ---------------------------------------------------------------------------- */
 
 static const char help[] =
-    "usage: cuda-bench [--prefill N] [--numerics N] [--steps] [--models-only] [MODEL ...]\n"
+    "usage: cuda-bench [--prefill N] [--numerics N] [--steps] [--models-only] [--only many] "
+    "[MODEL ...]\n"
     "       cuda-bench --failures MODEL | --hold MB\n"
     "\n"
     "Measures device memory and float32 arithmetic, then the kernels against them; for each "
@@ -315,6 +328,7 @@ static int provoke(int argc, char **argv)
 
 int main(int argc, char **argv)
 {
+    bool dense = false;
     bench x = {.pool_bytes = (size_t)4 << 30, .float_count = (size_t)40 << 20};
     dsv4_error err = {""};
     char device[256];
@@ -340,6 +354,9 @@ int main(int argc, char **argv)
         bool known = first + 1 < argc;
         if (known && strcmp(argv[first], "--prefill") == 0)
             prefill = atoi(argv[first + 1]);
+        else if (known && strcmp(argv[first], "--only") == 0 &&
+                 strcmp(argv[first + 1], "many") == 0)
+            dense = true;
         else if (!known || strcmp(argv[first], "--numerics") != 0 ||
                  !dsv4_numerics_parse(argv[first + 1], &numerics))
             prefill = 0;
@@ -370,9 +387,12 @@ int main(int argc, char **argv)
     yard_noise(x.s, x.floats, x.float_count * 4, 2, true);
     cu_clear(x.s, x.tickets, 4096);
     ceilings(&x);
-    if (kernels) {
+    if (dense) {
+        products_of_many(&x);
+    } else if (kernels) {
         products(&x);
         measure_blocks(&x);
+        products_of_many(&x);
     }
     status = cu_take_error(&err);
     cu_delete(x.pool); /* models need the room */

@@ -68,6 +68,23 @@ extern "C" void yard_noise(cu_stream s, void *to, size_t bytes, uint32_t seed, b
     noise<<<132 * 8, 256, 0, s>>>((uint32_t *)to, (int64_t)(bytes / 4), seed, floats);
 }
 
+static __global__ void bf16_noise(uint16_t *to, int64_t n, uint32_t seed)
+{
+    int64_t step = (int64_t)gridDim.x * blockDim.x;
+    for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += step) {
+        uint32_t h = ((uint32_t)i + seed * 40503u) * 2654435761u;
+        h ^= h >> 15;
+        h *= 0x85ebca6bu;
+        h ^= h >> 13;
+        to[i] = (uint16_t)(__float_as_uint((float)(int32_t)h * 0x1p-31f) >> 16);
+    }
+}
+
+extern "C" void yard_bf16(cu_stream s, void *to, int64_t n, uint32_t seed)
+{
+    bf16_noise<<<132 * 8, 256, 0, s>>>((uint16_t *)to, n, seed);
+}
+
 /* One multiplication and addition a step and lane, eight chains: the rate of float32. */
 static __global__ void fma_rate(float *sink, int steps)
 {

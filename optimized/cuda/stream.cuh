@@ -1,0 +1,547 @@
+/* stream.cuh - how a block multiplies rows with the vectors of one, two or four tokens on the tensor
+ * cores: every warp streams tiles of 16 rows through a ring of its own in shared memory (cp.async,
+ * so that the bytes in flight cost no registers) and multiplies a unit of columns when it has
+ * arrived. The order of a sum is mma.cuh's. Private to linear.cu.
+ *
+ * `split` warps share a tile: each takes some of its chunks, whose sums meet in shared memory, and
+ * one warp adds them in order. What is split is a matter of speed alone. */
+#ifndef DSV4_CUDA_STREAM_CUH
+#define DSV4_CUDA_STREAM_CUH
+
+#include "device.cuh"
+#include "mma.cuh"
+
+#ifndef CU_WARPS
+#define CU_WARPS 8
+#endif
+enum { WARPS = CU_WARPS, TILE = 16, PIECE = 16 /* bytes of a copy */ };
+
+/* ---- asynchronous copies ---------------------------------------------------------------------- */
+
+__device__ __forceinline__ uint32_t shared_address(const void *p)
+{
+    return (uint32_t)__cvta_generic_to_shared(p);
+}
+
+__device__ __forceinline__ void copy_16(uint32_t to, const uint8_t *from)
+{
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
+}
+
+__device__ __forceinline__ void copy_4(uint32_t to, const uint8_t *from)
+{
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(to), "l"(from) : "memory");
+}
+
+__device__ __forceinline__ void copies_end() /* of a group */
+{
+    asm volatile("cp.async.commit_group;" ::: "memory");
+}
+
+template <int N> __device__ __forceinline__ void copies_wait() /* for all groups but the last N */
+{
+    asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
+}
+
+/* ---- units ------------------------------------------------------------------------------------ */
+
+/* COLS columns of 16 rows: BYTES of a row, which lie in at most PIECES copies; rows STRIDE apart in
+ * shared memory, so that the lanes' loads meet in few banks; behind them the rows' scales, SCALE
+ * bytes for BYTES of a row, in words as they lie in memory. DEPTH units in the ring. */
+template <int TYPE> struct unit_shape;
+#define CU_UNIT_SHAPE(type, cols, pieces, stride, scale, depth)                                    \
+    template <> struct unit_shape<type> {                                                          \
+        enum {                                                                                     \
+            COLS = cols,                                                                           \
+            BYTES = (int)row_shape<type>::CHUNK_BYTES * cols / CU_CHUNK,                           \
+            PIECES = pieces,                                                                       \
+            STRIDE = stride,                                                                       \
+            SCALE = scale,                                                                         \
+            SCALE_STRIDE = scale == 0 ? 0 : scale == 1 ? 4 : scale + 4,                            \
+            ROOM = TILE * (STRIDE + SCALE_STRIDE),                                                 \
+            DEPTH = depth                                                                          \
+        };                                                                                         \
+        static_assert(ROOM % 16 == 0 && STRIDE >= PIECES * PIECE, "a unit's room");                \
+    }
+CU_UNIT_SHAPE(DSV4_BF16, 64, 8, 128, 0, 4);
+CU_UNIT_SHAPE(DSV4_FP8, 128, 8, 144, 1, 3);
+CU_UNIT_SHAPE(DSV4_FP4, 256, 8, 144, 8, 3);
+CU_UNIT_SHAPE(DSV4_MXFP4, 256, 10, 160, 0, 3);
+CU_UNIT_SHAPE(DSV4_Q8_0, 128, 10, 160, 0, 3);
+CU_UNIT_SHAPE(DSV4_Q4_K, 256, 9, 160, 0, 3);
+CU_UNIT_SHAPE(DSV4_Q2_K, 256, 6, 96, 0, 5);
+CU_UNIT_SHAPE(DSV4_IQ2_XXS, 256, 5, 80, 0, 6);
+#undef CU_UNIT_SHAPE
+
+/* ---- a block's work --------------------------------------------------------------------------- */
+
+enum { MOST_TOKENS = 4 };
+
+/* Rows of w for up to T tokens. Blocks take turns at the tiles: block `block` of `blocks`. */
+typedef struct {
+    const cu_tensor *w;
+    int block, blocks, split;
+    float *y[MOST_TOKENS];
+    int tokens;
+    bool bf16;
+} gemv_job;
+
+/* Where things lie in dynamic shared memory. Parts of x: bf16 [tokens][3][ld]; sums of x, for
+ * minima: bf16 [tokens][3][ld_sums]; 16 zero bytes. */
+typedef struct {
+    uint8_t *ring;    /* [WARPS][DEPTH][ROOM] */
+    uint8_t *x, *sums, *zeros;
+    int ld, ld_sums;  /* bytes */
+    float *chunks;    /* [2][groups][chunks][T][TILE]: sums of chunks on their way; split > 1 */
+    cu_iq2_words *iq2;
+} gemv_room;
+
+/* Rows of parts 64 bytes apart modulo 128: eight lanes' 16-byte loads meet in no bank. */
+__host__ __device__ __forceinline__ int parts_stride(int cols)
+{
+    int bytes = cols * 2;
+    return bytes % 128 == 64 ? bytes : bytes + 64;
+}
+
+__host__ __device__ __forceinline__ int minima_of(int type)
+{
+    return type == DSV4_Q4_K ? 8 : type == DSV4_Q2_K ? 16 : 0;
+}
+
+__host__ __device__ __forceinline__ int sums_stride(int type, int cols)
+{
+    return (minima_of(type) * cols / CU_CHUNK * 2 + 15) / 16 * 16 + 16;
+}
+
+/* Bytes of the ring of a block. */
+static inline int ring_bytes(int type)
+{
+    switch (type) {
+#define RING(type)                                                                                 \
+    case type:                                                                                     \
+        return WARPS * unit_shape<type>::DEPTH * unit_shape<type>::ROOM
+        RING(DSV4_BF16);
+        RING(DSV4_FP8);
+        RING(DSV4_FP4);
+        RING(DSV4_MXFP4);
+        RING(DSV4_Q8_0);
+        RING(DSV4_Q4_K);
+        RING(DSV4_Q2_K);
+        RING(DSV4_IQ2_XXS);
+#undef RING
+    default:
+        return 0;
+    }
+}
+
+/* Dynamic shared memory: its size on the host, its parts on the device. */
+__host__ __device__ __forceinline__ size_t lay_out(const cu_tensor *w, int split, int tokens,
+                                                   int ring, uint8_t *base, gemv_room *r)
+{
+    int cols = (int)w->cols, chunks = (cols + CU_CHUNK - 1) / CU_CHUNK;
+    size_t at = (size_t)ring;
+    r->ring = base;
+    r->ld = parts_stride(cols);
+    r->x = base + at;
+    at += (size_t)(CU_PARTS * tokens * r->ld);
+    r->zeros = base + at;
+    at += 16;
+    r->sums = base + at;
+    r->ld_sums = sums_stride(w->type, cols);
+    if (minima_of(w->type) > 0)
+        at += (size_t)(CU_PARTS * tokens * r->ld_sums);
+    r->chunks = (float *)(void *)(base + at);
+    if (split > 1)
+        at += (size_t)(2 * (WARPS / split) * chunks * tokens * TILE) * sizeof(float);
+    r->iq2 = (cu_iq2_words *)(void *)(base + at);
+    if (w->type == DSV4_IQ2_XXS)
+        at += sizeof(cu_iq2_words);
+    return at;
+}
+
+/* ---- the vectors ------------------------------------------------------------------------------ */
+
+__device__ __forceinline__ void store_parts(uint8_t *to, int ld, const float v[4])
+{
+    uint32_t part[4][CU_PARTS];
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        cu_split(v[i], part[i]);
+    if (MUTANT(23)) /* a part of x lost */
+        part[0][1] = part[1][1] = part[2][1] = part[3][1] = 0;
+#pragma unroll
+    for (int p = 0; p < CU_PARTS; p++)
+        *(uint2 *)(void *)(to + p * ld) = make_uint2(__byte_perm(part[0][p], part[1][p], 0x7632u),
+                                                     __byte_perm(part[2][p], part[3][p], 0x7632u));
+}
+
+/* Columns 4 i .. 4 i + 3. */
+__device__ __forceinline__ float4 four_from(const float *in, int i, bool aligned)
+{
+    return aligned ? ((const float4 *)(const void *)in)[i]
+                   : make_float4(in[4 * i], in[4 * i + 1], in[4 * i + 2], in[4 * i + 3]);
+}
+
+/* from[t]: the tokens' vectors, some vector where there is no token. SUM: columns of a sum, 0 = no sums. */
+template <int T, int SUM>
+__device__ __forceinline__ void split_vectors(const gemv_job &g, const gemv_room &r,
+                                              const float *const *from)
+{
+    enum { AHEAD = 4, STEP = WARPS * 32 };
+    int quads = (int)g.w->cols / 4;
+    if (threadIdx.x < 4)
+        ((uint32_t *)(void *)r.zeros)[threadIdx.x] = 0;
+#pragma unroll
+    for (int t = 0; t < T; t++) {
+        const float *in = from[t];
+        bool aligned = (uintptr_t)in % 16 == 0;
+        uint8_t *to = r.x + t * CU_PARTS * r.ld, *sums = r.sums + t * CU_PARTS * r.ld_sums;
+        /* Whole warps, so that sums can be shuffled. */
+        for (int base = (int)threadIdx.x / 32 * 32; base < quads; base += AHEAD * STEP) {
+            float4 v[AHEAD];
+#pragma unroll
+            for (int k = 0; k < AHEAD; k++) {
+                int i = base + k * STEP + (int)threadIdx.x % 32;
+                v[k] = make_float4(0, 0, 0, 0);
+                if (i < quads)
+                    v[k] = four_from(in, i, aligned);
+            }
+#pragma unroll
+            for (int k = 0; k < AHEAD; k++) {
+                int i = base + k * STEP + (int)threadIdx.x % 32;
+                float four[4] = {v[k].x, v[k].y, v[k].z, v[k].w};
+                if (i < quads)
+                    store_parts(to + 8 * i, r.ld, four);
+                if constexpr (SUM > 0) {
+                    float sum = (four[0] + four[1]) + (four[2] + four[3]);
+#pragma unroll
+                    for (int step = 1; step < SUM / 4; step *= 2)
+                        sum += __shfl_xor_sync(0xffffffffu, sum, step);
+                    if (i < quads && i % (SUM / 4) == 0 &&
+                        !(MUTANT(25) && t > 0)) { /* sums not renewed */
+                        uint32_t part[CU_PARTS];
+                        cu_split(sum, part);
+#pragma unroll
+                        for (int p = 0; p < CU_PARTS; p++)
+                            *(uint16_t *)(void *)(sums + p * r.ld_sums + i / (SUM / 4) * 2) =
+                                (uint16_t)(part[p] >> 16);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/* ---- a warp ----------------------------------------------------------------------------------- */
+
+template <int TYPE, int T> struct streamer {
+    typedef row_shape<TYPE> S;
+    typedef unit_shape<TYPE> U;
+    enum { PAIRS = (T + 1) / 2, UNITS = CU_CHUNK / U::COLS, BLOCKS = U::COLS / 32 };
+
+    const cu_tensor *w;
+    uint8_t *ring;
+    int tiles, stride, first_unit, last_unit; /* the warp's units of a tile */
+    /* What is copied next: by this lane pieces of row `lane / 2`, scales of row `lane % 16`. */
+    const uint8_t *from, *from_scale;
+    int tile, unit, slot;
+    bool more;
+
+    __device__ __forceinline__ int64_t row(int at, int r) const
+    {
+        int64_t n = (int64_t)at * TILE + r;
+        return n < w->rows ? n : w->rows - 1;
+    }
+    __device__ __forceinline__ const uint8_t *data_of(int64_t n) const
+    {
+        return w->data + (size_t)n * w->row_bytes;
+    }
+    __device__ __forceinline__ const uint8_t *scale_of(int64_t n) const
+    {
+        if (U::SCALE == 0)
+            return NULL;
+        int group = w->row0 + (int)n;
+        if (TYPE == DSV4_FP8)
+            group /= w->scale_rows;
+        return w->scale + (size_t)group * w->scale_row_bytes;
+    }
+
+    __device__ __forceinline__ void find_tile()
+    {
+        int lane = (int)threadIdx.x % 32;
+        from = data_of(row(tile, lane / 2));
+        from_scale = scale_of(row(tile, lane % 16));
+    }
+
+    __device__ __forceinline__ void start(const gemv_job &g, const gemv_room &r)
+    {
+        int warp = (int)threadIdx.x / 32, groups = WARPS / g.split, share = warp % g.split;
+        int cols = (int)g.w->cols, chunks = (cols + CU_CHUNK - 1) / CU_CHUNK;
+        int units = (cols + U::COLS - 1) / U::COLS;
+        w = g.w;
+        ring = r.ring + warp * (U::DEPTH * U::ROOM);
+        tiles = (int)((w->rows + TILE - 1) / TILE);
+        stride = g.blocks * groups;
+        tile = g.block * groups + warp / g.split;
+        first_unit = share * chunks / g.split * UNITS;
+        last_unit = (share + 1) * chunks / g.split * UNITS;
+        if (last_unit > units)
+            last_unit = units;
+        unit = first_unit;
+        slot = 0;
+        more = tile < tiles && first_unit < last_unit;
+        if (more)
+            find_tile();
+    }
+
+    /* The next unit on its way into the ring; one group, empty at the end. */
+    __device__ __forceinline__ void copy()
+    {
+        int lane = (int)threadIdx.x % 32;
+        if (more) {
+            const uint8_t *at = from + unit * U::BYTES;
+            int off = (int)((uintptr_t)at & (PIECE - 1)), odd = (int)((uintptr_t)at >> 4 & 1);
+            int bytes = (int)w->row_bytes - unit * U::BYTES;
+            bytes = off + (bytes < U::BYTES ? bytes : U::BYTES);
+            uint8_t *room = ring + slot * U::ROOM;
+            /* Two lanes take the two halves of 32 aligned bytes. */
+            int piece = lane % 2 - odd;
+            uint32_t to = shared_address(room + lane / 2 * U::STRIDE);
+#pragma unroll
+            for (int i = 0; i < (U::PIECES + 2) / 2; i++, piece += 2)
+                if (piece >= 0 && piece * PIECE < bytes)
+                    copy_16(to + piece * PIECE, at - off + piece * PIECE);
+            if (U::SCALE > 0) {
+                const uint8_t *s = from_scale + unit * U::SCALE;
+                int low = (int)((uintptr_t)s & 3), n = (int)w->scale_row_bytes - unit * U::SCALE;
+                n = low + (n < U::SCALE ? n : U::SCALE);
+                uint32_t words =
+                    shared_address(room + TILE * U::STRIDE + lane % 16 * U::SCALE_STRIDE);
+#pragma unroll
+                for (int i = 0; i < (U::SCALE + 3 + 7) / 8; i++) {
+                    int word = lane / 16 + 2 * i;
+                    if (word * 4 < n)
+                        copy_4(words + word * 4, s - low + word * 4);
+                }
+            }
+            if (++unit == last_unit) {
+                unit = first_unit;
+                tile += stride;
+                more = tile < tiles;
+                if (more)
+                    find_tile();
+            }
+        }
+        slot = slot + 1 == U::DEPTH ? 0 : slot + 1;
+        copies_end();
+    }
+
+    __device__ __forceinline__ void fill()
+    {
+        for (int i = 0; i < U::DEPTH - 1; i++)
+            copy();
+    }
+
+    /* A unit's blocks `from` .. `until` (of 32 columns): rows g and g + 8 of the tile at a and b. */
+    __device__ __forceinline__ void span(const gemv_room &r, const uint8_t *a, const uint8_t *b,
+                                         const row_scale<TYPE> &fa, const row_scale<TYPE> &fb,
+                                         const uint8_t *const *x, uint32_t mask, int block0,
+                                         int first, float (*acc)[4], float (*sum)[4]) const
+    {
+        int t = (int)threadIdx.x % 4;
+        row_codes<TYPE> ca, cb;
+        ca.load(a, first, t, r.iq2);
+        cb.load(b, first, t, r.iq2);
+#pragma unroll
+        for (int k = 0; k < ca.SPAN; k++) {
+            uint32_t va[4], vb[4], at = ((uint32_t)(block0 + first + k) * 64) & mask;
+            ca.expand(k, va);
+            cb.expand(k, vb);
+#pragma unroll
+            for (int j = 0; j < PAIRS; j++) {
+                uint4 p = *(const uint4 *)(const void *)(x[j] + at);
+                cu_mma16(acc[j], va[0], vb[0], va[1], vb[1], p.x, p.y);
+                cu_mma16(acc[j], va[2], vb[2], va[3], vb[3], p.z, p.w);
+            }
+            if (S::BLOCKS == 1)
+                promote(fa.block(first + k), fb.block(first + k), acc, sum);
+        }
+    }
+
+    __device__ __forceinline__ void promote(float a, float b, float (*acc)[4],
+                                            float (*sum)[4]) const
+    {
+#pragma unroll
+        for (int j = 0; j < PAIRS; j++) {
+            sum[j][0] = fmaf(a, acc[j][0], sum[j][0]);
+            sum[j][1] = fmaf(a, acc[j][1], sum[j][1]);
+            sum[j][2] = fmaf(b, acc[j][2], sum[j][2]);
+            sum[j][3] = fmaf(b, acc[j][3], sum[j][3]);
+            acc[j][0] = acc[j][1] = acc[j][2] = acc[j][3] = 0;
+        }
+    }
+
+    /* The three parts meet; lanes t = 0 hold the pair's first token, t = 2 its second. */
+    static __device__ __forceinline__ float meet(float first, float second)
+    {
+        return (first + second) + __shfl_down_sync(0xffffffffu, first, 1);
+    }
+
+    /* All tiles of the warp. part: buffers for sums of chunks of this warp's group. */
+    __device__ __forceinline__ void multiply(const gemv_job &g, const gemv_room &r)
+    {
+        int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32, t = lane % 4, at = lane / 4;
+        int groups = WARPS / g.split, group = warp / g.split, share = warp % g.split;
+        int cols = (int)w->cols, chunks = (cols + CU_CHUNK - 1) / CU_CHUNK, now = 0, turn = 0;
+        /* Column n of B is part n % 4 of the pair's token n / 4; the rest reads zeros. */
+        const uint8_t *x[PAIRS], *sums[PAIRS];
+        int token = at / 4, p = at % 4;
+        uint32_t mask = 0;
+#pragma unroll
+        for (int j = 0; j < PAIRS; j++) {
+            bool real = p < CU_PARTS && 2 * j + token < T;
+            int plane = (2 * j + token) * CU_PARTS + p;
+            mask = real ? 0xffffffffu : 0; /* the same for every pair: T is 1, 2 or 4 */
+            x[j] = real ? r.x + plane * r.ld + 16 * t : r.zeros;
+            sums[j] = real ? r.sums + plane * r.ld_sums + 4 * t : r.zeros;
+        }
+        for (int k = g.block * groups + group; k < tiles; k += stride, turn++) {
+            const uint8_t *da = data_of(row(k, at)), *db = data_of(row(k, at + 8));
+            const uint8_t *sa = scale_of(row(k, at)), *sb = scale_of(row(k, at + 8));
+            float total[PAIRS][2] = {}, acc[PAIRS][4] = {}, sum[PAIRS][4] = {};
+            float *part = r.chunks + (size_t)((turn & 1) * groups + group) * chunks * T * TILE;
+            for (int u = first_unit; u < last_unit; u++) {
+                copies_wait<U::DEPTH - 2>();
+                __syncwarp();
+                copy();
+                const uint8_t *room = ring + now * U::ROOM, *scales = room + TILE * U::STRIDE;
+                now = now + 1 == U::DEPTH ? 0 : now + 1;
+                const uint8_t *a =
+                    room + at * U::STRIDE + ((uintptr_t)(da + u * U::BYTES) & (PIECE - 1));
+                const uint8_t *b =
+                    room + (at + 8) * U::STRIDE + ((uintptr_t)(db + u * U::BYTES) & (PIECE - 1));
+                const uint8_t *fa =
+                    scales + at * U::SCALE_STRIDE + ((uintptr_t)(sa + u * U::SCALE) & 3);
+                const uint8_t *fb =
+                    scales + (at + 8) * U::SCALE_STRIDE + ((uintptr_t)(sb + u * U::SCALE) & 3);
+                row_scale<TYPE> ra, rb;
+                ra.load(a, fa);
+                rb.load(b, fb);
+                int block0 = u * BLOCKS, blocks = cols / 32 - block0;
+                if (MUTANT(11) && blocks <= BLOCKS) /* the last block of a row left out */
+                    blocks--;
+                if (blocks >= BLOCKS) {
+#pragma unroll
+                    for (int first = 0; first < BLOCKS; first += row_codes<TYPE>::SPAN)
+                        span(r, a, b, ra, rb, x, mask, block0, first, acc, sum);
+                } else {
+#pragma unroll 1
+                    for (int first = 0; first < blocks; first += row_codes<TYPE>::SPAN)
+                        span(r, a, b, ra, rb, x, mask, block0, first, acc, sum);
+                }
+                bool end = (block0 + BLOCKS) % (CU_CHUNK / 32) == 0 || u + 1 == last_unit;
+                if (S::BLOCKS > 1 && ((block0 + BLOCKS) % S::BLOCKS == 0 || end))
+                    promote(ra.block(0), rb.block(0), acc, sum);
+                if (!end)
+                    continue;
+                int chunk = u / UNITS;
+                uint32_t ma[2], mb[2];
+                if (S::MINIMA > 0) {
+                    row_minima<TYPE>().load(a, t, ma);
+                    row_minima<TYPE>().load(b, t, mb);
+                }
+#pragma unroll
+                for (int j = 0; j < PAIRS; j++) {
+                    float va = meet(sum[j][0], sum[j][1]), vb = meet(sum[j][2], sum[j][3]);
+                    if constexpr (S::MINIMA > 0) {
+                        float m[4] = {};
+                        uint32_t offset = (uint32_t)(chunk * S::MINIMA * 2) & mask;
+                        uint32_t b0 = *(const uint32_t *)(const void *)(sums[j] + offset);
+                        if (S::MINIMA == 8)
+                            cu_mma8(m, ma[0], mb[0], b0);
+                        else
+                            cu_mma16(m, ma[0], mb[0], ma[1], mb[1], b0,
+                                     *(const uint32_t *)(const void *)(sums[j] + offset +
+                                                                       (16 & mask)));
+                        float mina = meet(m[0], m[1]), minb = meet(m[2], m[3]);
+                        va = fmaf(ra.d, va, -(ra.dmin * mina));
+                        vb = fmaf(rb.d, vb, -(rb.dmin * minb));
+                    } else if constexpr (S::DEFERRED != 0) {
+                        va = ra.d * va;
+                        vb = rb.d * vb;
+                    }
+                    if (MUTANT(24) && chunk > 0 && chunk + 1 == chunks) /* the last chunk lost */
+                        va = vb = 0;
+                    if (g.split == 1) {
+                        total[j][0] += va;
+                        total[j][1] += vb;
+                    } else if (t % 2 == 0 && 2 * j + t / 2 < T) {
+                        float *to = part + (chunk * T + 2 * j + t / 2) * TILE + at;
+                        to[0] = va;
+                        to[8] = vb;
+                    }
+                    sum[j][0] = sum[j][1] = sum[j][2] = sum[j][3] = 0;
+                }
+            }
+            if (g.split == 1) {
+#pragma unroll
+                for (int j = 0; j < PAIRS; j++)
+#pragma unroll
+                    for (int i = 0; i < 2; i++)
+                        if (t % 2 == 0)
+                            put(g, k, at + 8 * i, 2 * j + t / 2, total[j][i]);
+            } else {
+                asm volatile("bar.sync %0, %1;" ::"r"(1 + group), "r"(32 * g.split) : "memory");
+                if (turn % g.split == share)
+#pragma unroll
+                    for (int n = lane; n < T * TILE; n += 32) {
+                        float v = 0;
+                        for (int c = 0; c < chunks; c++)
+                            v += part[c * T * TILE + n];
+                        put(g, k, n % TILE, n / TILE, v);
+                    }
+            }
+        }
+    }
+
+    __device__ __forceinline__ void put(const gemv_job &g, int at, int r, int token, float v) const
+    {
+        int64_t n = (int64_t)at * TILE + r;
+#pragma unroll
+        for (int j = 0; j < T; j++)
+            if (j == token && token < g.tokens && n < w->rows)
+                g.y[j][n] = maybe_bf16(v, g.bf16);
+    }
+};
+
+/* Vectors into parts, then all tiles. before: the weights are known and nothing has waited for the
+ * kernel before this one: the first units are fetched while it still runs. words: IQ2's tables. */
+template <int TYPE, int T>
+__device__ __forceinline__ void stream_rows(const gemv_job &g, const gemv_room &r,
+                                            const float *const *from, bool before,
+                                            const cu_iq2_words *words)
+{
+    typedef streamer<TYPE, T> S;
+    enum { MINIMA = row_shape<TYPE>::MINIMA, SUM = MINIMA > 0 ? CU_CHUNK / MINIMA : 0 };
+    S s;
+    if (TYPE == DSV4_IQ2_XXS) {
+        for (int i = threadIdx.x; i < (int)sizeof(cu_iq2_words) / PIECE; i += WARPS * 32)
+            copy_16(shared_address((uint8_t *)(void *)r.iq2 + i * PIECE),
+                    (const uint8_t *)(const void *)words + i * PIECE);
+        copies_end();
+    }
+    s.start(g, r);
+    s.fill();
+    if (before)
+        wait_for_previous();
+    if (MUTANT(13) && threadIdx.x / 32 == WARPS - 1) /* a warp that comes late */
+        __nanosleep(20000);
+    split_vectors<T, SUM>(g, r, from);
+    if (TYPE == DSV4_IQ2_XXS)
+        copies_wait<unit_shape<TYPE>::DEPTH - 1>();
+    if (!MUTANT(13)) /* missing barrier: the vectors are read while they are written */
+        __syncthreads();
+    s.multiply(g, r);
+}
+
+#endif
