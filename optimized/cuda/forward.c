@@ -409,54 +409,91 @@ static void attend(dsv4_cuda_session *s, const cu_layer *w, int number, int rati
 
 /* ---- a layer -------------------------------------------------------------------------------- */
 
-/* Streams to norm; rounds: norm8 is wanted, too. */
-static void hc_enter(dsv4_cuda_session *s, const cu_hc *hc, const float *norm, bool rounds,
-                     int layer, bool ffn, const block *b)
+/* A sublayer to enter: its mixing and normalisation; rounds: it takes norm8, too. */
+typedef struct {
+    const cu_hc *hc;
+    const float *norm;
+    bool rounds, ffn;
+    int layer;
+} sublayer;
+
+static sublayer attention_of(const dsv4_cuda_session *s, int number, int layer)
 {
-    const dsv4_config *c = &s->d->model->config;
-    dsv4_tap_id collapsed = ffn ? DSV4_TAP_HC_FFN_COLLAPSED : DSV4_TAP_HC_ATTN_COLLAPSED;
-    dsv4_tap_id normed = ffn ? DSV4_TAP_FFN_NORM : DSV4_TAP_ATTN_NORM;
-    int k = c->hc_mult, block8 = cu_fp8_block(c->hidden_size);
-    int64_t D = c->hidden_size, n = b->n, pos0 = b->pos0;
-    cu_gates g = {hc->scale, hc->base, k,       c->hc_sinkhorn_iters,
-                  c->hc_eps, s->pre,   s->post, s->comb};
-    rounds = rounds && deployed(s);
-    cu_hc_mix(s->stream, &hc->fn, s->streams, c->rms_norm_eps, n, s->mix, s->mix_scratch,
-              s->tickets, &g);
-    cu_tap(s, ffn ? DSV4_TAP_HC_FFN_POST : DSV4_TAP_HC_ATTN_POST, layer, pos0, n, s->post, k, k);
-    cu_tap(s, ffn ? DSV4_TAP_HC_FFN_COMB : DSV4_TAP_HC_ATTN_COMB, layer, pos0, n, s->comb,
-           (int64_t)k * k, (int64_t)k * k);
-    if (cu_enter_takes(D) && !cu_hears(s, collapsed, layer, pos0, n) &&
-        !cu_hears(s, normed, layer, pos0, n)) {
-        cu_enter(s->stream, s->streams, s->pre, norm, c->rms_norm_eps, n, k, D, deployed(s),
-                 s->norm, rounds ? s->norm8 : NULL, block8);
-        return;
-    }
-    cu_hc_collapse(s->stream, s->streams, s->pre, n, k, D, s->x, deployed(s));
-    cu_tap(s, collapsed, layer, pos0, n, s->x, D, D);
-    cu_rmsnorm(s->stream, s->x, norm, c->rms_norm_eps, n, D, s->norm, deployed(s));
-    cu_tap(s, normed, layer, pos0, n, s->norm, D, D);
-    if (rounds)
-        cu_round_fp8(s->stream, s->norm, s->norm8, n, D, D, D, block8, NULL);
+    const cu_layer *w = &s->d->layers[number];
+    bool rounds =
+        cu_quantised(&w->wq_a) || cu_quantised(&w->wkv) || cu_quantised(&w->index_weights);
+    return (sublayer){&w->hc_attn, w->attn_norm, rounds && deployed(s), false, layer};
 }
 
-static void swap_streams(dsv4_cuda_session *s, bool ffn, int layer, const block *b)
+static sublayer experts_of(const dsv4_cuda_session *s, int number, int layer)
+{
+    const cu_layer *w = &s->d->layers[number];
+    bool rounds =
+        cu_quantised(&w->shared_w1) || cu_quantised(&w->shared_w3) || cu_quantised(&w->w1);
+    return (sublayer){&w->hc_ffn, w->ffn_norm, rounds && deployed(s), true, layer};
+}
+
+static cu_gates gates_of(const dsv4_cuda_session *s, const cu_hc *hc)
 {
     const dsv4_config *c = &s->d->model->config;
-    int64_t width = c->hc_mult * c->hidden_size;
+    return (cu_gates){hc->scale, hc->base, c->hc_mult, c->hc_sinkhorn_iters,
+                      c->hc_eps, s->pre,   s->post,    s->comb};
+}
+
+/* Streams to norm. left: the end of the sublayer before goes along. */
+static void hc_enter(dsv4_cuda_session *s, const sublayer *to, const cu_left *left, const block *b)
+{
+    const dsv4_config *c = &s->d->model->config;
+    int k = c->hc_mult, layer = to->layer;
+    int64_t D = c->hidden_size, n = b->n, pos0 = b->pos0;
+    cu_gates g = gates_of(s, to->hc);
+    cu_hc_enter(s->stream, &to->hc->fn, s->streams, c->rms_norm_eps, n, s->mix, s->mix_scratch,
+                s->tickets, &g, to->norm, s->x, s->norm, deployed(s), left);
+    cu_tap(s, to->ffn ? DSV4_TAP_HC_FFN_POST : DSV4_TAP_HC_ATTN_POST, layer, pos0, n, s->post, k,
+           k);
+    cu_tap(s, to->ffn ? DSV4_TAP_HC_FFN_COMB : DSV4_TAP_HC_ATTN_COMB, layer, pos0, n, s->comb,
+           (int64_t)k * k, (int64_t)k * k);
+    if (cu_tap(s, to->ffn ? DSV4_TAP_HC_FFN_COLLAPSED : DSV4_TAP_HC_ATTN_COLLAPSED, layer, pos0, n,
+               s->x, D, D)) /* changed: normalised again */
+        cu_rmsnorm(s->stream, s->x, to->norm, c->rms_norm_eps, n, D, s->norm, deployed(s));
+    cu_tap(s, to->ffn ? DSV4_TAP_FFN_NORM : DSV4_TAP_ATTN_NORM, layer, pos0, n, s->norm, D, D);
+    if (to->rounds)
+        cu_round_fp8(s->stream, s->norm, s->norm8, n, D, D, D, cu_fp8_block(D), NULL);
+}
+
+static void swap_streams(dsv4_cuda_session *s)
+{
     float *swap = s->streams;
     s->streams = s->mixed;
     s->mixed = swap;
-    cu_tap(s, ffn ? DSV4_TAP_STREAMS : DSV4_TAP_STREAMS_MID, layer, b->pos0, b->n, s->streams,
-           width, width);
 }
 
-static void hc_leave(dsv4_cuda_session *s, bool ffn, int layer, const block *b)
+/* From the end of a sublayer into the next (NULL: there is none). what: block, or the experts. */
+static void hc_leave(dsv4_cuda_session *s, bool ffn, int layer, cu_left what, const sublayer *next,
+                     const block *b)
 {
     const dsv4_config *c = &s->d->model->config;
-    cu_hc_post(s->stream, s->out, s->streams, s->post, s->comb, b->n, c->hc_mult, c->hidden_size,
-               s->mixed, deployed(s));
-    swap_streams(s, ffn, layer, b);
+    int64_t D = c->hidden_size, width = c->hc_mult * D, n = b->n;
+    dsv4_tap_id id = ffn ? DSV4_TAP_STREAMS : DSV4_TAP_STREAMS_MID;
+    what.streams = s->streams;
+    what.out = s->mixed;
+    swap_streams(s);
+    if (next != NULL && !cu_hears(s, id, layer, b->pos0, n)) {
+        cu_gates g = gates_of(s, next->hc);
+        if (cu_hc_passes(&next->hc->fn, &g, what.k)) {
+            hc_enter(s, next, &what, b);
+            return;
+        }
+    }
+    if (what.block != NULL)
+        cu_hc_post(s->stream, what.block, what.streams, s->post, s->comb, n, c->hc_mult, D,
+                   what.out, deployed(s));
+    else
+        cu_leave(s->stream, what.y, what.experts, what.k, what.shared, what.streams, s->post,
+                 s->comb, n, c->hc_mult, D, what.out, deployed(s));
+    cu_tap(s, id, layer, b->pos0, n, s->streams, width, width);
+    if (next != NULL)
+        hc_enter(s, next, NULL, b);
 }
 
 /* Does nobody hear what lies between the router and the streams? Who hears the experts or their
@@ -471,7 +508,8 @@ static bool moe_unheard(const dsv4_cuda_session *s, int layer, const block *b)
     return cu_leave_takes(s->d->model->config.num_experts_per_tok);
 }
 
-static void moe(dsv4_cuda_session *s, const cu_layer *w, float limit, int layer, const block *b)
+static void moe(dsv4_cuda_session *s, const cu_layer *w, float limit, int layer,
+                const sublayer *next, const block *b)
 {
     const dsv4_config *c = &s->d->model->config;
     int64_t D = c->hidden_size, inner = w->shared_w1.rows, n = b->n, pos0 = b->pos0;
@@ -514,9 +552,8 @@ static void moe(dsv4_cuda_session *s, const cu_layer *w, float limit, int layer,
     if (unheard) {
         cu_shared_expert shared = {w->shared_w2, s->norm8, s->shared_gate, s->shared_up, s->shared};
         cu_experts_and_shared(s->stream, &a, &shared);
-        cu_leave(s->stream, s->y, s->experts, K, s->shared, s->streams, s->post, s->comb, n,
-                 c->hc_mult, D, s->mixed, deployed(s));
-        swap_streams(s, true, layer, b);
+        cu_left left = {.y = s->y, .experts = s->experts, .shared = s->shared, .k = K};
+        hc_leave(s, true, layer, left, next, b);
         return;
     }
     cu_experts(s->stream, &a);
@@ -527,24 +564,31 @@ static void moe(dsv4_cuda_session *s, const cu_layer *w, float limit, int layer,
     cu_tap(s, DSV4_TAP_SHARED_OUT, layer, pos0, n, s->shared, D, D);
     cu_add(s->stream, s->out, s->shared, n * D, deployed(s));
     cu_tap(s, DSV4_TAP_FFN_OUT, layer, pos0, n, s->out, D, D);
-    hc_leave(s, true, layer, b);
+    hc_leave(s, true, layer, (cu_left){.block = s->out}, next, b);
 }
 
-static void layer_forward(dsv4_cuda_session *s, int number, int layer, const block *b)
+/* next: the layer that follows, or -1. The first one is entered by whoever starts. */
+static void layer_forward(dsv4_cuda_session *s, int number, int layer, int next, const block *b)
 {
     const dsv4_model *m = s->d->model;
     const cu_layer *w = &s->d->layers[number];
     const dsv4_layer *l =
         number < m->config.num_hidden_layers ? &m->layers[number] : &m->mtp[0].layer;
-    hc_enter(s, &w->hc_attn, w->attn_norm,
-             cu_quantised(&w->wq_a) || cu_quantised(&w->wkv) || cu_quantised(&w->index_weights),
-             layer, false, b);
+    sublayer experts = experts_of(s, number, layer), after = {NULL};
+    if (next >= 0)
+        after = attention_of(s, next, next);
     attend(s, w, number, l->ratio, layer, b);
-    hc_leave(s, false, layer, b);
-    hc_enter(s, &w->hc_ffn, w->ffn_norm,
-             cu_quantised(&w->shared_w1) || cu_quantised(&w->shared_w3) || cu_quantised(&w->w1),
-             layer, true, b);
-    moe(s, w, l->swiglu_limit, layer, b);
+    hc_leave(s, false, layer, (cu_left){.block = s->out}, &experts, b);
+    moe(s, w, l->swiglu_limit, layer, next >= 0 ? &after : NULL, b);
+}
+
+static void all_layers(dsv4_cuda_session *s, const block *b)
+{
+    int layers = s->d->model->config.num_hidden_layers;
+    sublayer first = attention_of(s, 0, 0);
+    hc_enter(s, &first, NULL, b);
+    for (int l = 0; l < layers; l++)
+        layer_forward(s, l, l, l + 1 < layers ? l + 1 : -1, b);
 }
 
 /* ---- the ends ------------------------------------------------------------------------------- */
@@ -558,11 +602,6 @@ static void head_norm(dsv4_cuda_session *s, const cu_hc *hc, const float *norm,
     cu_hc_mix(s->stream, &hc->fn, streams, c->rms_norm_eps, n, s->mix, s->mix_scratch, s->tickets,
               NULL);
     cu_hc_head_gates(s->stream, s->mix, hc->scale, hc->base, n, c->hc_mult, c->hc_eps, s->pre);
-    if (cu_enter_takes(D) && !(tapped && cu_hears(s, DSV4_TAP_HEAD_COLLAPSED, -1, pos0, n))) {
-        cu_enter(s->stream, streams, s->pre, norm, c->rms_norm_eps, n, c->hc_mult, D, deployed(s),
-                 s->norm, NULL, 0);
-        return;
-    }
     cu_hc_collapse(s->stream, streams, s->pre, n, c->hc_mult, D, s->x, deployed(s));
     if (tapped)
         cu_tap(s, DSV4_TAP_HEAD_COLLAPSED, -1, pos0, n, s->x, D, D);
@@ -627,7 +666,9 @@ static void mtp_forward(dsv4_cuda_session *s, const int32_t *ids, int64_t n)
     int64_t pos0 = s->position - waited;
     block b = {next, &s->step->mtp_pos, pos0, rows};
     angles(s, NULL, b.pos, rows);
-    layer_forward(s, c->num_hidden_layers, -1, &b);
+    sublayer first = attention_of(s, c->num_hidden_layers, -1);
+    hc_enter(s, &first, NULL, &b);
+    layer_forward(s, c->num_hidden_layers, -1, -1, &b);
     for (int64_t i = 0; i < rows; i++) {
         if (!cu_wants(s, DSV4_TAP_MTP_LOGITS, -1, pos0 + i))
             continue;
@@ -643,8 +684,7 @@ void cu_forward(dsv4_cuda_session *s, int64_t n, bool logits)
     block b = {n == 1 ? &s->step->token : s->ids, &s->step->pos, s->position, n};
     angles(s, NULL, b.pos, n);
     cu_embed(s->stream, &s->d->embed, b.ids, n, c->hc_mult, deployed(s), s->streams);
-    for (int l = 0; l < c->num_hidden_layers; l++)
-        layer_forward(s, l, l, &b);
+    all_layers(s, &b);
     head(s, s->position, n, logits);
     if (s->options.mtp)
         mtp_forward(s, b.ids, n);
@@ -656,7 +696,6 @@ void cu_forward_batch(dsv4_cuda_session *s)
     block b = {s->ids, s->positions, 0, s->n_members};
     angles(s, s->positions, NULL, b.n);
     cu_embed(s->stream, &s->d->embed, b.ids, b.n, c->hc_mult, deployed(s), s->streams);
-    for (int l = 0; l < c->num_hidden_layers; l++)
-        layer_forward(s, l, l, &b);
+    all_layers(s, &b);
     head_of(s, 0, 0, b.n);
 }

@@ -220,7 +220,8 @@ enum {
     MIXES = 24,
     ENTER_WARPS = 8,
     ENTER_STEPS = 8, /* of 16 columns, a warp */
-    ENTER_MOST = 4096
+    ENTER_MOST = 4096,
+    LEFT_EXPERTS = 8
 };
 
 typedef struct {
@@ -231,6 +232,7 @@ typedef struct {
     bool gated, bf16;
     cu_gates gates;
     float *m, *x, *y; /* NULL: not asked for */
+    cu_left left;     /* out NULL: nobody leaves */
 } enter_args;
 
 typedef struct {
@@ -239,6 +241,7 @@ typedef struct {
     float mine[(MIXES + 1) * TOKENS]; /* [mix][token], then the squares: what others read */
     float power[TOKENS];              /* of the collapsed columns: read by others, too */
     float scale[TOKENS], pre[TOKENS][4], sums[ENTER_WARPS][TOKENS];
+    float comb[TOKENS][16], post[TOKENS][4], kept[TOKENS][LEFT_EXPERTS];
 } enter_room;
 
 #if __CUDA_ARCH__ >= 900
@@ -287,6 +290,66 @@ __device__ __forceinline__ float of_all(const float *p)
 __device__ __forceinline__ void sync_workers()
 {
     asm volatile("bar.sync 1, %0;" ::"n"(ENTER_WARPS * 32) : "memory");
+}
+
+/* The end of the sublayer before (hc_post; of the experts' also expert_sum and add): this block's
+ * columns of the streams, into its memory and out. The gates are still those of that sublayer. */
+__device__ __forceinline__ void leave_columns(const enter_args &a, enter_room &room, int rank,
+                                              int64_t token0, int count)
+{
+    const cu_left &l = a.left;
+    int t = threadIdx.x, own = (int)a.dim / TOGETHER;
+    for (int m = t; m < count * 16; m += ENTER_WARPS * 32)
+        room.comb[m / 16][m % 16] = a.gates.comb[token0 * 16 + m];
+    if (t < count * 4)
+        room.post[t / 4][t % 4] = a.gates.post[token0 * 4 + t];
+    if (l.block == NULL && t < count * LEFT_EXPERTS) {
+        int i = t / LEFT_EXPERTS, mine = t % LEFT_EXPERTS, s = 0;
+        const int32_t *experts = l.experts + (token0 + i) * l.k;
+        while (mine < l.k && experts[s] != experts[mine]) /* its weight is at its first place */
+            s++;
+        room.kept[i][mine] = s == mine;
+    }
+    for (int i = 0; i < count; i++) {
+        int64_t token = token0 + i, column = rank * own + t;
+        float in = 0, side = 0, x[4], v[LEFT_EXPERTS];
+        if (t < own) {
+            const float *from = l.streams + token * 4 * a.dim + column;
+#pragma unroll
+            for (int b = 0; b < 4; b++)
+                x[b] = __ldcg(from + b * a.dim);
+            side = __ldcg((l.block != NULL ? l.block : l.shared) + token * a.dim + column);
+#pragma unroll
+            for (int s = 0; s < LEFT_EXPERTS; s++)
+                v[s] = l.block == NULL && s < l.k
+                           ? __ldcg(l.y + (token * l.k + s) * a.dim + column)
+                           : 0.0f;
+        }
+        if (i == 0)
+            sync_workers();
+        if (t >= own)
+            continue;
+        if (l.block == NULL) {
+#pragma unroll
+            for (int s = 0; s < LEFT_EXPERTS; s++)
+                if (s < l.k)
+                    in += room.kept[i][s] != 0 ? v[s] : 0.0f;
+            in = maybe_bf16(in + side, a.bf16);
+        } else {
+            in = side;
+        }
+#pragma unroll
+        for (int b = 0; b < 4; b++) {
+            float sum = room.post[i][b] * in;
+#pragma unroll
+            for (int m = 0; m < 4; m++) /* comb over its first index */
+                sum = fmaf(room.comb[i][MUTANT(60) ? b * 4 + m : m * 4 + b], x[m], sum);
+            sum = maybe_bf16(sum, a.bf16);
+            room.x[i][b][t] = sum;
+            l.out[(token * 4 + b) * a.dim + column] = sum;
+        }
+    }
+    sync_workers();
 }
 
 /* The extra warp: post and comb of token `rank`. */
@@ -351,13 +414,21 @@ static __global__ void __launch_bounds__((ENTER_WARPS + 1) * 32, 1)
                           : zero;
     }
     wait_for_previous();
+    bool left = a.left.out != NULL;
+    if (left)
+        leave_columns(a, room, rank, token0, count);
     float4 x[ENTER_STEPS];
 #pragma unroll
     for (int k = 0; k < ENTER_STEPS; k++) {
         int u = (warp * ENTER_STEPS + k) * 4 + t;
         const float *from =
             a.streams + ((token0 + g) * 4 + u / fours) * a.dim + rank * own + u % fours * 4;
-        x[k] = u < 4 * fours && g < count ? __ldcg((const float4 *)(const void *)from) : zero;
+        if (u >= 4 * fours || g >= count)
+            x[k] = zero;
+        else if (left)
+            x[k] = *(const float4 *)(const void *)&room.x[g][u / fours][u % fours * 4];
+        else
+            x[k] = __ldcg((const float4 *)(const void *)from);
     }
     float most[2][1][4] = {}, rest[2][1][4] = {}, squares = 0;
 #pragma unroll
@@ -485,6 +556,8 @@ static __global__ void __launch_bounds__((ENTER_WARPS + 1) * 32, 1)
 #endif
 }
 
+extern "C" void cu_book(const char *what, int64_t size, const char *why); /* device.c */
+
 /* Whether the device has room for sixteen blocks that see each other. */
 static bool clusters()
 {
@@ -564,10 +637,13 @@ extern "C" void cu_hc_mix(cu_stream s, const cu_tensor *fn, const float *streams
 
 extern "C" void cu_hc_enter(cu_stream s, const cu_tensor *fn, const float *streams, float eps,
                             int64_t n, float *m, float *scratch, uint32_t *tickets,
-                            const cu_gates *gates, const float *norm, float *x, float *y, bool bf16)
+                            const cu_gates *gates, const float *norm, float *x, float *y, bool bf16,
+                            const cu_left *left)
 {
     if (!enters(fn, gates)) {
         int64_t dim = fn->cols / gates->hc;
+        if (left != NULL)
+            cu_book("hc_enter", fn->cols, "asked for what it does not take");
         cu_hc_mix(s, fn, streams, eps, n, m, scratch, tickets, gates);
         cu_hc_collapse(s, streams, gates->pre, n, gates->hc, dim, x, bf16);
         if (y != NULL)
@@ -588,7 +664,14 @@ extern "C" void cu_hc_enter(cu_stream s, const cu_tensor *fn, const float *strea
     a.m = m;
     a.x = x;
     a.y = y;
+    if (left != NULL)
+        a.left = *left;
     enter(s, &a);
+}
+
+extern "C" bool cu_hc_passes(const cu_tensor *fn, const cu_gates *gates, int k)
+{
+    return enters(fn, gates) && k <= LEFT_EXPERTS;
 }
 
 /* ---- collapse, expansion -------------------------------------------------------------------- */

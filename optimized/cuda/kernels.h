@@ -120,9 +120,21 @@ void cu_hc_mix(cu_stream s, const cu_tensor *fn, const float *streams, float eps
                float *m, float *scratch, uint32_t *tickets, const cu_gates *gates);
 /* The same with gates, then x = collapse [n][dim] and y = RMSNorm of x with the weights norm [dim]
  * and the same eps (y NULL: not asked for): one launch where device and shape allow it. */
+typedef struct {
+    const float *block; /* [n][D] what the sublayer gave; NULL: the experts, by the next three */
+    const float *y;     /* [n][k][D] */
+    const int32_t *experts; /* [n][k] */
+    const float *shared;    /* [n][D] */
+    int k;
+    const float *streams; /* [n][hc][D] before the sublayer */
+    float *out;           /* [n][hc][D] behind it: the streams that are entered with */
+} cu_left;
+/* left != NULL, where cu_hc_passes says so: first the end of the sublayer before, with the gates as
+ * they are on entry: hc_post, of the experts also expert_sum and add. */
+bool cu_hc_passes(const cu_tensor *fn, const cu_gates *gates, int k);
 void cu_hc_enter(cu_stream s, const cu_tensor *fn, const float *streams, float eps, int64_t n,
                  float *m, float *scratch, uint32_t *tickets, const cu_gates *gates,
-                 const float *norm, float *x, float *y, bool bf16);
+                 const float *norm, float *x, float *y, bool bf16, const cu_left *left);
 void cu_hc_gates(cu_stream s, const float *m, int64_t n, const cu_gates *gates);
 void cu_hc_head_gates(cu_stream s, const float *m, const float *scale, const float *base, int64_t n,
                       int hc, float eps, float *pre);
@@ -216,11 +228,6 @@ void cu_add_streams(cu_stream s, float *x, const float *y, int64_t n, int hc, in
 
 /* ---- compositions: several of the operators above in one launch, with their bits ---------------
  */
-
-/* fused_enter.cu: hc_collapse, rmsnorm; y8 != NULL: also round_fp8 by blocks of block8. */
-bool cu_enter_takes(int64_t dim);
-void cu_enter(cu_stream s, const float *streams, const float *pre, const float *w, float eps,
-              int64_t n, int hc, int64_t dim, bool bf16, float *y, float *y8, int block8);
 
 /* fused_rows.cu: rmsnorm (round_fp8) of q_lora; rmsnorm, rope, round_fp8, window_store of kv_row;
  * compressor_store, compressor_emit; index_weights. */
