@@ -1,16 +1,19 @@
 /* attention.cu - one softmax over window rows and compressed rows with a sink; K and V are the
  * same row, shared by all heads.
  *
- * The rows of a token are cut into splits, a split into tiles of 16 rows with an online softmax, and
- * the splits are joined one after the other. Few tokens: a block takes one split of 8 or 32 heads and
- * a second kernel joins; many: a block takes all splits and joins as it goes, with the same
- * operations in the same order, so that the sums are the same however a text is cut.
+ * The rows of a token are cut into splits, a split into tiles of 16 rows with an online softmax,
+ * and the splits are joined one after the other. Few tokens: a block takes one split of 8 or 32
+ * heads and a second kernel joins; many: a block takes all splits and joins as it goes, with the
+ * same operations in the same order, so that the sums are the same however a text is cut.
  *
- * A warp owns 64 of the columns, as K and as V: it fetches, splits (parts.cuh) and multiplies them;
- * the block meets only to add up the scores and to hand the weights round. */
+ * A warp owns 64 of the columns, as K and as V: it fetches, splits (parts.cuh) and multiplies them.
+ * The block meets once a tile, to add up the scores: every warp then works out all the weights,
+ * which is shorter than to wait for one that does. */
 #include <cfloat>
+#include <cmath>
 
 #include "parts.cuh"
+#include "rows.cuh"
 
 enum {
     TILE = 16, /* rows */
@@ -26,59 +29,61 @@ enum {
     WIDE = 4,   /* more */
     WIDE_FROM = 4,
     AT_ONCE = 32, /* more tokens are joined as they go */
-    V_STRIDE = OWN + 8,
-    P_STRIDE = TILE + 8
+    V_STRIDE = OWN + 8
 };
 
 /* The rows a token sees, window first, then compressed, by number. */
 typedef struct {
-    int64_t t, first, window, limit, total;
+    int start, window, limit, total; /* start: the first one's place in the ring */
+    const int32_t *list;
 } row_range;
 
 __device__ __forceinline__ row_range range_of(const cu_attention_args *a, int64_t i)
 {
     row_range r;
-    r.t = *a->pos0 + i;
-    r.first = r.t - a->window_size + 1 > 0 ? r.t - a->window_size + 1 : 0;
-    r.window = r.t - r.first + 1;
-    r.limit = a->ratio > 0 ? (r.t + 1) / a->ratio : 0;
+    int64_t t = *a->pos0 + i, first = t - a->window_size + 1 > 0 ? t - a->window_size + 1 : 0;
+    r.start = (int)((uint32_t)(first - a->window_pos0) % (uint32_t)a->window_ring);
+    r.window = (int)(t - first) + 1;
+    r.limit = a->ratio > 0 ? (int)((uint32_t)(t + 1) / (uint32_t)a->ratio) : 0;
     if (MUTANT(18) && a->ratio > 0) /* sees the row that is not complete yet */
-        r.limit = (r.t + a->ratio) / a->ratio;
-    r.total = r.window + (a->ratio == 0 ? 0 : a->topk != NULL ? a->k : r.limit);
+        r.limit = (int)((t + a->ratio) / a->ratio);
+    r.list = a->ratio > 0 && a->topk != NULL ? a->topk + i * a->k : NULL;
+    r.total = r.window + (a->ratio == 0 ? 0 : r.list != NULL ? a->k : r.limit);
     return r;
+}
+
+/* What the list says of row `number`, to be asked for long before it is needed. */
+__device__ __forceinline__ int listed(const row_range *r, int number)
+{
+    return r->list != NULL && number >= r->window && number < r->total
+               ? __ldcg(r->list + number - r->window)
+               : number - r->window;
 }
 
 /* NULL = the list names no row here, or one that is not visible yet. */
 __device__ __forceinline__ const float *row_number(const cu_attention_args *a, const row_range *r,
-                                                   int64_t i, int64_t number)
+                                                   int number, int j)
 {
     if (number >= r->total)
         return NULL;
     if (number < r->window) {
-        int64_t at = r->first + number - a->window_pos0;
+        int at = r->start + number, ring = (int)a->window_ring;
         if (MUTANT(19)) /* the ring one short */
-            at %= a->window_ring > 1 ? a->window_ring - 1 : 1;
-        return a->window + at % a->window_ring * a->dim;
+            ring = ring > 1 ? ring - 1 : 1;
+        return a->window + (int64_t)(at >= ring ? at - ring : at) * a->dim;
     }
-    int64_t j = number - r->window;
-    if (a->topk != NULL)
-        j = a->topk[i * a->k + j];
     if (MUTANT(20)) /* 32-bit offset in bytes, as of a far row */
-        return j >= 0 && j < r->limit ? a->rows + (int32_t)(j * a->dim % 1000) : NULL;
-    return j >= 0 && j < r->limit ? a->rows + j * a->dim : NULL;
+        return j >= 0 && j < r->limit ? a->rows + j * a->dim % 1000 : NULL;
+    return j >= 0 && j < r->limit ? a->rows + (int64_t)j * a->dim : NULL;
 }
 
 /* Heads of a block: 8 TILES; AHEAD: tiles of rows on their way. */
 template <int TILES, int AHEAD> struct attention_room {
     uint4 q[WARPS][TILES][STEPS][32]; /* first two parts, fragments in order of lane */
     uint2 q_third[WARPS][TILES][STEPS][32];
-    float4 raw[AHEAD][WARPS][STEPS][2][32];    /* rows as they come, each lane its own */
-    uint16_t v[WARPS][3][TILE][V_STRIDE];      /* their parts */
-    float4 part[WARPS][TILES][32];             /* of the scores: fragments */
-    uint16_t p[3][TILES][8][P_STRIDE];         /* parts of the weights, [head][row] */
-    float shrink[8 * TILES];                   /* of what was summed up to now */
-    float first[8 * TILES], second[8 * TILES]; /* factors of a join: so far, this split */
-    float last[8 * TILES], total[8 * TILES];   /* factor and denominator at the end */
+    float4 raw[AHEAD][WARPS][STEPS][2][32]; /* rows as they come, each lane its own */
+    uint16_t v[WARPS][3][TILE][V_STRIDE];   /* their parts */
+    float4 part[2][WARPS][TILES][32];       /* of the scores: fragments, of a tile and the next */
 };
 
 /* Four columns of a row on their way into shared memory; NULL: zeros. */
@@ -113,7 +118,16 @@ __device__ __forceinline__ void load_turned(uint32_t a[4], const uint16_t *from)
                  : "memory");
 }
 
-/* The next split joins the ones before: maximum and sum of both, and the factors of their values. */
+/* Eight by eight bf16 turned: rows g, columns 2 t become rows 2 t, column g. */
+__device__ __forceinline__ uint32_t turned(uint32_t v)
+{
+    uint32_t out;
+    asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(out) : "r"(v));
+    return out;
+}
+
+/* The next split joins the ones before: maximum and sum of both, and the factors of their values.
+ */
 __device__ __forceinline__ void join_one(float *max, float *sum, float other_max, float other_sum,
                                          float *first, float *second)
 {
@@ -152,7 +166,8 @@ __device__ __forceinline__ float *part_at(const cu_attention_args *a, int64_t to
 /* grid: splits or 1 (whole: all of them, out is written), heads, tokens */
 template <int TILES, int AHEAD>
 static __global__ void __launch_bounds__(THREADS, 1)
-    attention(const __grid_constant__ cu_attention_args a, bool whole, float *out, bool bf16)
+    attention(const __grid_constant__ cu_attention_args a, float scale, bool whole, float *out,
+              bool bf16)
 {
     begin();
     extern __shared__ __align__(16) uint8_t memory[];
@@ -163,20 +178,18 @@ static __global__ void __launch_bounds__(THREADS, 1)
     int active = (dim + OWN - 1) / OWN, c0 = OWN * warp; /* warps that have columns */
     bool quads = dim % 4 == 0;
     row_range r = range_of(&a, i);
-    int64_t tiles = (r.total + TILE - 1) / TILE, each = (tiles + a.splits - 1) / a.splits;
-    int64_t begin = whole ? 0 : blockIdx.x * each;
-    int64_t end = whole || begin + each > tiles ? tiles : begin + each;
-    float scale = (float)(1.0 / sqrt((double)dim));
+    int tiles = (r.total + TILE - 1) / TILE, each = (tiles + a.splits - 1) / a.splits;
+    int begin = whole ? 0 : (int)blockIdx.x * each;
+    int end = whole || begin + each > tiles ? tiles : begin + each;
 
-    /* Lane's row of a tile, and tiles on their way. */
-    auto fetch = [&](int64_t tile) {
-        const float *mine = lane < TILE && tile < end
-                                ? row_number(&a, &r, i, tile * TILE + lane)
-                                : NULL;
+    /* Rows of a tile on their way; `said`: what the list says of the lane's row. Which there are?
+     */
+    auto fetch = [&](int tile, int stage, int said) {
+        const float *mine =
+            lane < TILE && tile < end ? row_number(&a, &r, tile * TILE + lane, said) : NULL;
         unsigned long long at = (unsigned long long)(uintptr_t)mine;
         const float *row = (const float *)(uintptr_t)__shfl_sync(0xffffffffu, at, g);
         const float *row8 = (const float *)(uintptr_t)__shfl_sync(0xffffffffu, at, g + 8);
-        int stage = (int)((tile - begin) % AHEAD);
         if (tile < end)
 #pragma unroll
             for (int k = 0; k < STEPS; k++) {
@@ -189,9 +202,14 @@ static __global__ void __launch_bounds__(THREADS, 1)
         return __ballot_sync(0xffffffffu, mine != NULL);
     };
     unsigned there[AHEAD];
+    int said[AHEAD + 1];
+#pragma unroll
+    for (int m = 0; m <= AHEAD; m++)
+        said[m] = listed(&r, (begin + m) * TILE + lane % TILE);
 #pragma unroll
     for (int m = 0; m < AHEAD; m++)
-        there[m] = fetch(begin + m);
+        there[m] = fetch(begin + m, m, said[m]);
+    int next = said[AHEAD];
 
     /* q, once: every lane keeps what it will multiply. */
     unsigned q_has;
@@ -212,8 +230,7 @@ static __global__ void __launch_bounds__(THREADS, 1)
                 size += size_of_four(x[k]);
                 second |= f.p[1][0] | f.p[1][1];
                 third |= f.p[2][0] | f.p[2][1];
-                room->q[warp][n][k][lane] =
-                    make_uint4(f.p[0][0], f.p[0][1], f.p[1][0], f.p[1][1]);
+                room->q[warp][n][k][lane] = make_uint4(f.p[0][0], f.p[0][1], f.p[1][0], f.p[1][1]);
                 room->q_third[warp][n][k][lane] = make_uint2(f.p[2][0], f.p[2][1]);
             }
         }
@@ -221,21 +238,25 @@ static __global__ void __launch_bounds__(THREADS, 1)
         q_has |= __any_sync(0xffffffffu, !has_parts(size)) ? 4u : 0u;
     }
 
-    /* Fragments: columns 16 k + g (e < 2), + g + 8, heads 2 t, 2 t + 1. */
+    /* Fragments: columns 16 k + g (e < 2), + g + 8, heads 2 t, 2 t + 1; maxima and sums likewise.
+     */
     float o[STEPS][TILES][4] = {}, joined[STEPS][TILES][4] = {};
-    /* Of warp n < TILES: heads 8 n + 2 t, + 1. */
-    float max_of[2] = {-FLT_MAX, -FLT_MAX}, sum_of[2] = {};
-    float max_joined[2] = {-FLT_MAX, -FLT_MAX}, sum_joined[2] = {};
+    float max_of[TILES][2], sum_of[TILES][2], max_joined[TILES][2], sum_joined[TILES][2];
+#pragma unroll
+    for (int n = 0; n < 2 * TILES; n++) {
+        max_of[n / 2][n % 2] = max_joined[n / 2][n % 2] = -FLT_MAX;
+        sum_of[n / 2][n % 2] = sum_joined[n / 2][n % 2] = 0;
+    }
 
-    for (int64_t tile = begin; tile < end; tile++) {
-        int stage = (int)((tile - begin) % AHEAD);
+    int stage = 0, left = each; /* tiles of this split */
+    for (int tile = begin; tile < end; tile++) {
         unsigned seen = there[0]; /* rows of this tile */
         unsigned v_has[STEPS];
         bool plain;
         wait_fetched<AHEAD - 1>();
         {
             float size = 0;
-            float most[TILES][4] = {}, rest[TILES][4] = {};
+            float dot[TILES][4] = {};
             __syncwarp(); /* the parts of the last tile are used up */
 #pragma unroll
             for (int k = 0; k < STEPS; k++) {
@@ -265,7 +286,7 @@ static __global__ void __launch_bounds__(THREADS, 1)
                         b[m].third = (q_has & THIRD) != 0 ? room->q_third[warp][n + m][k][lane]
                                                           : make_uint2(0, 0);
                     }
-                    mma_parts<TWO>(most + n, rest + n, f, b, v_has[k], q_has);
+                    mma_parts<TWO>(dot + n, f, b, v_has[k], q_has);
                 }
             }
             __syncwarp();
@@ -281,40 +302,42 @@ static __global__ void __launch_bounds__(THREADS, 1)
                         const float *from = a.q + (i * a.heads + head) * dim + c0;
                         float sum = 0;
                         for (int c = 0; head < a.heads && c < columns; c++)
-                            sum = fmaf(__ldcg(from + c),
-                                       raw[(((c / 16 * 2 + e / 2) * 32 + g * 4 + c % 16 / 4) * 4) +
-                                           c % 4],
-                                       sum);
-                        most[n][e] = sum;
-                        rest[n][e] = 0;
+                            sum = fmaf(
+                                __ldcg(from + c),
+                                raw[(((c / 16 * 2 + e / 2) * 32 + g * 4 + c % 16 / 4) * 4) + c % 4],
+                                sum);
+                        dot[n][e] = sum;
                     }
                 __syncwarp();
             }
 #pragma unroll
             for (int n = 0; n < TILES; n++)
-                room->part[warp][n][lane] =
-                    make_float4(most[n][0] + rest[n][0], most[n][1] + rest[n][1],
-                                most[n][2] + rest[n][2], most[n][3] + rest[n][3]);
+                room->part[tile % 2][warp][n][lane] =
+                    make_float4(dot[n][0], dot[n][1], dot[n][2], dot[n][3]);
         }
 #pragma unroll
         for (int m = 0; m + 1 < AHEAD; m++)
             there[m] = there[m + 1];
         if (!plain)
-            there[AHEAD - 1] = fetch(tile + AHEAD);
+            there[AHEAD - 1] = fetch(tile + AHEAD, stage, next);
         if (!MUTANT(42)) /* scores added up before every warp has its share */
             __syncthreads();
-        bool last = (tile - begin) % each == each - 1 || tile == end - 1; /* of its split */
-        if (warp < TILES) {
+        bool last = --left == 0 || tile == end - 1; /* of its split */
+        b_parts b[TILES];                           /* the weights */
+#pragma unroll
+        for (int n = 0; n < TILES; n++) {
             float s[4] = {};
-            for (int w = 0; w < active; w++) {
-                float4 v = room->part[w][warp][lane];
-                s[0] += v.x;
-                s[1] += v.y;
-                s[2] += v.z;
-                s[3] += v.w;
-            }
+#pragma unroll
+            for (int w = 0; w < WARPS; w++)
+                if (w < active) {
+                    float4 v = room->part[tile % 2][w][n][lane];
+                    s[0] += v.x;
+                    s[1] += v.y;
+                    s[2] += v.z;
+                    s[3] += v.w;
+                }
             bool in = (seen >> g & 1u) != 0, in8 = (seen >> (g + 8) & 1u) != 0;
-            float weight[4];
+            float weight[4], factor[2];
 #pragma unroll
             for (int h = 0; h < 2; h++) {
                 float x = s[h] * scale, y = s[2 + h] * scale;
@@ -322,8 +345,8 @@ static __global__ void __launch_bounds__(THREADS, 1)
                 most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 4));
                 most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 8));
                 most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 16));
-                most = fmaxf(most, max_of[h]);
-                float factor = expf(max_of[h] - most);
+                most = fmaxf(most, max_of[n][h]);
+                factor[h] = expf(max_of[n][h] - most);
                 weight[h] = in ? expf(x - most) : 0.0f;
                 weight[2 + h] = in8 ? expf(y - most) : 0.0f;
                 float sum = weight[h] + weight[2 + h];
@@ -331,64 +354,38 @@ static __global__ void __launch_bounds__(THREADS, 1)
                 sum += __shfl_xor_sync(0xffffffffu, sum, 8);
                 sum += __shfl_xor_sync(0xffffffffu, sum, 16);
                 if (MUTANT(21)) /* the running sum is not rescaled */
-                    factor = 1.0f;
-                sum_of[h] = fmaf(sum_of[h], factor, sum);
-                max_of[h] = most;
-                if (g == 0)
-                    room->shrink[8 * warp + 2 * t + h] = factor;
+                    factor[h] = 1.0f;
+                sum_of[n][h] = fmaf(sum_of[n][h], factor[h], sum);
+                max_of[n][h] = most;
             }
+            uint32_t x[3], y[3];
+            split_two(weight[0], weight[1], &x[0], &x[1], &x[2]);
+            split_two(weight[2], weight[3], &y[0], &y[1], &y[2]);
+            b[n].two = make_uint4(turned(x[0]), turned(y[0]), turned(x[1]), turned(y[1]));
+            b[n].third = make_uint2(turned(x[2]), turned(y[2]));
 #pragma unroll
-            for (int rows = 0; rows < 2; rows++) {
-                uint32_t x[3];
-                split_two(weight[2 * rows], weight[2 * rows + 1], &x[0], &x[1], &x[2]);
+            for (int k = 0; k < STEPS; k++)
 #pragma unroll
-                for (int p = 0; p < 3; p++) {
-                    uint16_t *to = &room->p[p][warp][2 * t][g + 8 * rows];
-                    to[0] = (uint16_t)(x[p] & 0xffffu);
-                    to[P_STRIDE] = (uint16_t)(x[p] >> 16);
-                }
-            }
-            if (whole && last) {
-#pragma unroll
-                for (int h = 0; h < 2; h++) {
-                    float first, second;
-                    int head = 8 * warp + 2 * t + h;
-                    join_one(&max_joined[h], &sum_joined[h], max_of[h], sum_of[h], &first, &second);
-                    if (g == 0) {
-                        room->first[head] = first;
-                        room->second[head] = second;
-                    }
-                    max_of[h] = -FLT_MAX;
-                    sum_of[h] = 0;
-                }
-            }
+                for (int e = 0; e < 4; e++)
+                    o[k][n][e] *= factor[e % 2];
         }
-        __syncthreads();
         /* Weights times values. */
-#pragma unroll
-        for (int n = 0; n < TILES; n++) {
-            float2 f = *(const float2 *)(const void *)&room->shrink[8 * n + 2 * t];
-#pragma unroll
-            for (int k = 0; k < STEPS; k++) {
-                o[k][n][0] *= f.x;
-                o[k][n][1] *= f.y;
-                o[k][n][2] *= f.x;
-                o[k][n][3] *= f.y;
-            }
-        }
         if (plain) {
             const float *raw = (const float *)&room->raw[stage][warp][0][0][0];
 #pragma unroll 1
             for (int row = 0; row < TILE; row++) {
                 if ((seen >> row & 1u) == 0)
                     continue;
-                float p[TILES][2];
+                float p[TILES][2]; /* of heads 2 t, 2 t + 1: lane 4 head + row % 8 / 2 has them */
 #pragma unroll
                 for (int n = 0; n < 2 * TILES; n++) {
-                    const uint16_t *from = &room->p[0][n / 2][2 * t + n % 2][row];
-                    p[n / 2][n % 2] = (low_of(from[2 * TILES * 8 * P_STRIDE]) +
-                                       low_of(from[TILES * 8 * P_STRIDE])) +
-                                      low_of(from[0]);
+                    const b_parts &w = b[n / 2];
+                    int from = 4 * (2 * t + n % 2) + row % 8 / 2;
+                    uint32_t x = __shfl_sync(0xffffffffu, row < 8 ? w.two.x : w.two.y, from);
+                    uint32_t y = __shfl_sync(0xffffffffu, row < 8 ? w.two.z : w.two.w, from);
+                    uint32_t z = __shfl_sync(0xffffffffu, row < 8 ? w.third.x : w.third.y, from);
+                    p[n / 2][n % 2] = row % 2 == 0 ? (low_of(z) + low_of(y)) + low_of(x)
+                                                   : (high_of(z) + high_of(y)) + high_of(x);
                 }
                 const float *v = raw + (row / 8 * 32 + row % 8 * 4 + g / 4) * 4 + g % 4;
 #pragma unroll
@@ -401,21 +398,8 @@ static __global__ void __launch_bounds__(THREADS, 1)
                                 o[k][n][e] = fmaf(p[n][e % 2], v[k * 256 + e / 2 * 8], o[k][n][e]);
             }
             __syncwarp();
-            there[AHEAD - 1] = fetch(tile + AHEAD);
+            there[AHEAD - 1] = fetch(tile + AHEAD, stage, next);
         } else {
-            b_parts b[TILES];
-#pragma unroll
-            for (int n = 0; n < TILES; n++) {
-                const uint16_t *p = &room->p[0][n][g][2 * t];
-                b[n].two.x = *(const uint32_t *)(const void *)p;
-                b[n].two.y = *(const uint32_t *)(const void *)(p + 8);
-                p = &room->p[1][n][g][2 * t];
-                b[n].two.z = *(const uint32_t *)(const void *)p;
-                b[n].two.w = *(const uint32_t *)(const void *)(p + 8);
-                p = &room->p[2][n][g][2 * t];
-                b[n].third.x = *(const uint32_t *)(const void *)p;
-                b[n].third.y = *(const uint32_t *)(const void *)(p + 8);
-            }
 #pragma unroll
             for (int k = 0; k < STEPS; k++) {
                 if (c0 + 16 * k >= dim)
@@ -428,26 +412,30 @@ static __global__ void __launch_bounds__(THREADS, 1)
                     load_turned(f[1], from + TILE * V_STRIDE);
                 if ((v_has[k] & THIRD) != 0)
                     load_turned(f[2], from + 2 * TILE * V_STRIDE);
-                float rest[TILES][4] = {};
-                mma_parts<TILES>(o[k], rest, f, b, v_has[k], SECOND | THIRD);
-#pragma unroll
-                for (int n = 0; n < TILES; n++)
-#pragma unroll
-                    for (int e = 0; e < 4; e++)
-                        o[k][n][e] += rest[n][e];
+                mma_parts<TILES>(o[k], f, b, v_has[k], SECOND | THIRD);
             }
         }
+        next = listed(&r, (tile + AHEAD + 1) * TILE + lane % TILE);
+        stage = stage + 1 < AHEAD ? stage + 1 : 0;
+        if (last)
+            left = each;
         if (whole && last) {
 #pragma unroll
             for (int n = 0; n < TILES; n++) {
-                float2 f = *(const float2 *)(const void *)&room->first[8 * n + 2 * t];
-                float2 x = *(const float2 *)(const void *)&room->second[8 * n + 2 * t];
+                float first[2], second[2];
+#pragma unroll
+                for (int h = 0; h < 2; h++) {
+                    join_one(&max_joined[n][h], &sum_joined[n][h], max_of[n][h], sum_of[n][h],
+                             &first[h], &second[h]);
+                    max_of[n][h] = -FLT_MAX;
+                    sum_of[n][h] = 0;
+                }
 #pragma unroll
                 for (int k = 0; k < STEPS; k++)
 #pragma unroll
                     for (int e = 0; e < 4; e++) {
-                        joined[k][n][e] = fmaf(o[k][n][e], e % 2 == 0 ? x.x : x.y,
-                                               joined[k][n][e] * (e % 2 == 0 ? f.x : f.y));
+                        joined[k][n][e] =
+                            fmaf(o[k][n][e], second[e % 2], joined[k][n][e] * first[e % 2]);
                         o[k][n][e] = 0;
                     }
             }
@@ -466,36 +454,36 @@ static __global__ void __launch_bounds__(THREADS, 1)
                 for (int k = 0; k < STEPS; k++)
                     ((float4 *)(void *)to)[(warp * STEPS + k) * 32 + lane] =
                         make_float4(o[k][n][0], o[k][n][1], o[k][n][2], o[k][n][3]);
-            if (warp == n && g == 0) {
+            if (warp == 0 && g == 0) {
                 float *ends = to + (int64_t)active * OWN * 8;
+#pragma unroll
                 for (int h = 0; h < 2; h++) {
-                    ends[2 * t + h] = sum_of[h];
-                    ends[8 + 2 * t + h] = max_of[h];
+                    ends[2 * t + h] = sum_of[n][h];
+                    ends[8 + 2 * t + h] = max_of[n][h];
                 }
             }
         }
         return;
     }
-    if (warp < TILES && g == 0)
-        for (int h = 0; h < 2; h++) {
-            int head = 8 * warp + 2 * t + h;
-            if (head0 + head < a.heads)
-                join_sink(max_joined[h], sum_joined[h], a.sink[head0 + head], &room->last[head],
-                          &room->total[head]);
-        }
-    __syncthreads();
 #pragma unroll
-    for (int n = 0; n < TILES; n++)
+    for (int n = 0; n < TILES; n++) {
+        float rescale[2], total[2];
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            int head = head0 + 8 * n + 2 * t + h;
+            join_sink(max_joined[n][h], sum_joined[n][h], head < a.heads ? a.sink[head] : 0,
+                      &rescale[h], &total[h]);
+        }
 #pragma unroll
         for (int k = 0; k < STEPS; k++)
 #pragma unroll
             for (int e = 0; e < 4; e++) {
-                int head = 8 * n + 2 * t + e % 2, c = c0 + 16 * k + g + e / 2 * 8;
-                if (head0 + head < a.heads && c < dim)
-                    out[(i * a.heads + head0 + head) * dim + c] =
-                        maybe_bf16(__fdiv_rn(joined[k][n][e] * room->last[head], room->total[head]),
-                                   bf16);
+                int head = head0 + 8 * n + 2 * t + e % 2, c = c0 + 16 * k + g + e / 2 * 8;
+                if (head < a.heads && c < dim)
+                    out[(i * a.heads + head) * dim + c] =
+                        maybe_bf16(__fdiv_rn(joined[k][n][e] * rescale[e % 2], total[e % 2]), bf16);
             }
+    }
 }
 
 /* grid: warps that have columns, groups of 8 heads, tokens. */
@@ -505,39 +493,46 @@ static __global__ void __launch_bounds__(STEPS * 32)
     let_next_start();
     if (!MUTANT(43)) /* joins before the last split is there */
         wait_for_previous();
-    __shared__ float max_of[8][MOST_SPLITS], sum_of[8][MOST_SPLITS];
-    __shared__ float first[8][MOST_SPLITS], second[8][MOST_SPLITS], last[8], total[8];
+    __shared__ float first[8][MOST_SPLITS], second[8][MOST_SPLITS], rescale[8], total[8];
     int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, k = threadIdx.x / 32, dim = a.dim;
     int64_t i = a.first + blockIdx.z;
     const float *from = part_at(&a, blockIdx.z, 0, (int)blockIdx.y);
     int64_t step = part_floats(dim) * ((a.heads + 7) / 8), ends = part_floats(dim) - 16;
-    row_range r = range_of(&a, i);
-    int64_t tiles = (r.total + TILE - 1) / TILE, each = (tiles + a.splits - 1) / a.splits;
-    int splits = tiles == 0 ? 0 : (int)((tiles + each - 1) / each); /* those that have rows */
     float4 v[MOST_SPLITS];
 #pragma unroll
     for (int s = 0; s < MOST_SPLITS; s++)
-        v[s] = s < splits ? __ldcg((const float4 *)(const void *)(from + s * step) +
-                                   (blockIdx.x * STEPS + k) * 32 + lane)
-                          : make_float4(0, 0, 0, 0);
-    for (int x = threadIdx.x; x < 8 * splits; x += STEPS * 32) {
-        sum_of[x % 8][x / 8] = __ldcg(from + x / 8 * step + ends + x % 8);
-        max_of[x % 8][x / 8] = __ldcg(from + x / 8 * step + ends + 8 + x % 8);
-    }
-    __syncthreads();
-    if (threadIdx.x < 8 && (int)(8 * blockIdx.y + threadIdx.x) < a.heads) {
-        int h = threadIdx.x;
-        float max = -FLT_MAX, sum = 0;
-        for (int s = 0; s < splits; s++)
-            join_one(&max, &sum, max_of[h][s], sum_of[h][s], &first[h][s], &second[h][s]);
-        join_sink(max, sum, a.sink[8 * blockIdx.y + h], &last[h], &total[h]);
+        v[s] = s < a.splits ? __ldcg((const float4 *)(const void *)(from + s * step) +
+                                     (blockIdx.x * STEPS + k) * 32 + lane)
+                            : make_float4(0, 0, 0, 0);
+    {
+        /* A thread a split of a head: as join_one() and join_sink() do, one split after the other;
+         * splits without a row change nothing. */
+        int s = lane % MOST_SPLITS, h = (int)threadIdx.x / MOST_SPLITS;
+        int head = 8 * (int)blockIdx.y + h;
+        bool mine = s < a.splits;
+        float sum = mine ? __ldcg(from + s * step + ends + h) : 0.0f;
+        float max = mine ? __ldcg(from + s * step + ends + 8 + h) : -FLT_MAX, most = max;
+        float sink = head < a.heads ? a.sink[head] : 0.0f;
+#pragma unroll
+        for (int d = 1; d < MOST_SPLITS; d *= 2) {
+            float other = __shfl_up_sync(0xffffffffu, most, d, MOST_SPLITS);
+            most = s >= d ? fmaxf(other, most) : most;
+        }
+        float before = __shfl_up_sync(0xffffffffu, most, 1, MOST_SPLITS);
+        float x = expf((s > 0 ? before : -FLT_MAX) - most), y = expf(max - most), all = 0;
+        first[h][s] = x;
+        second[h][s] = y;
+#pragma unroll
+        for (int d = 0; d < MOST_SPLITS; d++)
+            all = fmaf(all, __shfl_sync(0xffffffffu, x, d, MOST_SPLITS),
+                       __shfl_sync(0xffffffffu, sum * y, d, MOST_SPLITS));
+        if (s == MOST_SPLITS - 1)
+            join_sink(most, all, sink, &rescale[h], &total[h]);
     }
     __syncthreads();
     float o[4] = {};
 #pragma unroll
     for (int s = 0; s < MOST_SPLITS; s++) {
-        if (s >= splits)
-            break;
         const float *x = &v[s].x;
 #pragma unroll
         for (int e = 0; e < 4; e++)
@@ -547,10 +542,28 @@ static __global__ void __launch_bounds__(STEPS * 32)
     for (int e = 0; e < 4; e++) {
         int h = 2 * t + e % 2, head = 8 * (int)blockIdx.y + h;
         int c = OWN * (int)blockIdx.x + 16 * k + g + e / 2 * 8;
+        float v = maybe_bf16(__fdiv_rn(o[e] * rescale[h], total[h]), bf16);
+        if (a.rope > 0) { /* turned back: the pair's other column is four lanes away */
+            float other = __shfl_xor_sync(0xffffffffu, v, 4);
+            int m = c - (dim - a.rope);
+            if (m >= 0 && c < dim) {
+                float cosine = a.cosine[i * (a.rope / 2) + m / 2];
+                float sine = -a.sine[i * (a.rope / 2) + m / 2];
+                if (MUTANT(65)) /* turned forward */
+                    sine = -sine;
+                float2 turned = m % 2 == 0 ? rotate(v, other, cosine, sine, bf16)
+                                           : rotate(other, v, cosine, sine, bf16);
+                v = m % 2 == 0 ? turned.x : turned.y;
+            }
+        }
         if (head < a.heads && c < dim)
-            out[(i * a.heads + head) * dim + c] =
-                maybe_bf16(__fdiv_rn(o[e] * last[h], total[h]), bf16);
+            out[(i * a.heads + head) * dim + c] = v;
     }
+}
+
+extern "C" bool cu_attention_turns(int64_t n, int dim, int rope)
+{
+    return n <= AT_ONCE && dim % 2 == 0 && rope % 2 == 0 && rope <= dim;
 }
 
 extern "C" int cu_attention_splits(int64_t rows)
@@ -574,9 +587,9 @@ static void launch(cu_stream s, const cu_attention_args *a, bool whole, float *o
                                       cudaFuncAttributeMaxDynamicSharedMemorySize,
                                       (int)shared) == cudaSuccess;
     dim3 grid(whole ? 1u : (unsigned)a->splits, cu_blocks(a->heads, 8 * TILES), (unsigned)a->n);
-    void (*kernel)(cu_attention_args, bool, float *, bool) = attention<TILES, AHEAD>;
-    LAUNCH("attention", a->n * a->heads * a->dim, kernel, grid, THREADS, shared, s, *a, whole, out,
-           bf16);
+    void (*kernel)(cu_attention_args, float, bool, float *, bool) = attention<TILES, AHEAD>;
+    LAUNCH("attention", a->n * a->heads * a->dim, kernel, grid, THREADS, shared, s, *a,
+           (float)(1.0 / sqrt((double)a->dim)), whole, out, bf16);
 }
 
 extern "C" void cu_attention(cu_stream s, const cu_attention_args *args, float *out, bool bf16)

@@ -43,8 +43,8 @@ extern "C" bool cu_same_name(const char *a, const char *b);
 #define REFUSED(op) false
 #endif
 
-/* Every kernel begins with begin() (or its halves): it may have been started while the one before it
- * in the stream still runs, so that its own start costs nothing. */
+/* Every kernel begins with begin() (or its halves): it may have been started while the one before
+ * it in the stream still runs, so that its own start costs nothing. */
 #define LAUNCH(op, size, kernel, grid, block, shared, queue, ...)                                  \
     LAUNCH_CLUSTERS(op, size, kernel, grid, block, shared, queue, 1, __VA_ARGS__)
 

@@ -44,10 +44,10 @@ static void gate_up(cu_stream s, const cu_experts_args *a, const float *x, int t
     for (int first = 0; a->n == 1 && first < a->k; first += CU_MOST_SEGMENTS / 2) {
         int count = 0;
         for (int i = first; i < a->k && i < first + CU_MOST_SEGMENTS / 2; i++) {
-            g[count++] = (cu_segment){a->w1,           a->t1, a->experts + i, x,          D,
-                                      a->gate + i * F, F,     a->deployed,    a->deployed};
-            g[count++] = (cu_segment){a->w3,         a->t3, a->experts + i, x,          D,
-                                      a->up + i * F, F,     a->deployed,    a->deployed};
+            g[count++] = (cu_segment){a->w1,           a->t1, a->experts + i, x,           D,
+                                      a->gate + i * F, F,     a->deployed,    a->deployed, false};
+            g[count++] = (cu_segment){a->w3,         a->t3, a->experts + i, x,           D,
+                                      a->up + i * F, F,     a->deployed,    a->deployed, false};
         }
         cu_linear_group(s, g, count, 1);
     }
@@ -64,8 +64,9 @@ static void down(cu_stream s, const cu_experts_args *a, const cu_segment *shared
     if (a->n > 1)
         products(s, a, a->t2, &a->w2, together, 1, a->gate, a->y);
     for (int i = 0; a->n == 1 && i < a->k; i++) {
-        g[count++] = (cu_segment){a->w2,        a->t2, a->experts + i, a->gate + i * F, F,
-                                  a->y + i * D, D,     a->deployed,    a->deployed};
+        g[count++] =
+            (cu_segment){a->w2,        a->t2, a->experts + i, a->gate + i * F, F,
+                         a->y + i * D, D,     a->deployed,    a->deployed,     shared != NULL};
         if (count == CU_MOST_SEGMENTS) {
             cu_linear_group(s, g, count, 1);
             count = 0;
@@ -111,7 +112,8 @@ void cu_experts_and_shared(cu_stream s, const cu_experts_args *a, const cu_share
     int64_t D = a->w1.cols;
     cu_swiglu_rows routed = swiglu_rows(a, &a->w2, a->n * a->k, a->gate, a->up, a->share);
     cu_swiglu_rows shared = swiglu_rows(a, &e->w2, a->n, e->gate, e->up, NULL);
-    cu_segment last = {e->w2, NULL, NULL, e->gate, e->w2.cols, e->out, D, a->deployed, a->deployed};
+    cu_segment last = {e->w2,  NULL, NULL,        e->gate,     e->w2.cols,
+                       e->out, D,    a->deployed, a->deployed, false};
     if (a->n == 0)
         return;
     int together = together_of(a);

@@ -55,7 +55,8 @@ static void product(dsv4_cuda_session *s, group *g, const cu_tensor *w, const fl
                          cu_fp8_block(w->cols), NULL);
         x = x8 != NULL ? x8 : s->linear_in;
     }
-    g->seg[g->count++] = (cu_segment){*w, NULL, NULL, x, w->cols, y, w->rows, rounds, deployed(s)};
+    g->seg[g->count++] =
+        (cu_segment){*w, NULL, NULL, x, w->cols, y, w->rows, rounds, deployed(s), false};
     g->n = n;
 }
 
@@ -300,7 +301,8 @@ static void choose_rows(dsv4_cuda_session *s, int number, int layer, const part 
     cu_tap(s, DSV4_TAP_INDEXER_TOPK, layer, p->pos0, p->n, topk, k, k);
 }
 
-static void attend_part(dsv4_cuda_session *s, const cu_layer *w, int number, int ratio,
+/* turned: the results are turned back, too. */
+static void attend_part(dsv4_cuda_session *s, const cu_layer *w, int number, int ratio, bool turned,
                         const part *p)
 {
     const dsv4_config *c = &s->d->model->config;
@@ -322,6 +324,12 @@ static void attend_part(dsv4_cuda_session *s, const cu_layer *w, int number, int
                            .k = c->index_topk,
                            .sink = w->sink,
                            .scratch = s->attention_scratch + p->first * s->attention_each};
+    if (turned) {
+        int64_t at = p->first * (c->qk_rope_head_dim / 2);
+        a.rope = c->qk_rope_head_dim;
+        a.cosine = (ratio > 0 ? s->cos_compress : s->cos_plain) + at;
+        a.sine = (ratio > 0 ? s->sin_compress : s->sin_plain) + at;
+    }
     a.splits = cu_attention_splits(c->sliding_window + (ratio == 4 ? a.k : most));
     cu_attention(p->stream, &a, s->heads + p->first * H * d, deployed(s));
 }
@@ -374,17 +382,20 @@ static void attend(dsv4_cuda_session *s, const cu_layer *w, int number, int rati
         cu_index_weights(s->stream, s->index_w, n, c->index_n_heads, c->index_head_dim,
                          deployed(s));
 
+    bool back = cu_attention_turns(s->n_members > 0 ? 1 : n, d, r) &&
+                !cu_hears(s, DSV4_TAP_ATTN_HEADS, layer, b->pos0, n);
     cu_fork(s);
     for (int64_t i = 0; i < parts_of(s); i++) {
         part p = part_of(s, b, i);
         if (ratio == 4)
             choose_rows(s, number, layer, &p);
-        attend_part(s, w, number, ratio, &p);
+        attend_part(s, w, number, ratio, back, &p);
     }
     cu_join(s);
-    cu_tap(s, DSV4_TAP_ATTN_HEADS, layer, b->pos0, n, s->heads, (int64_t)H * d, (int64_t)H * d);
-    cu_rope(s->stream, s->heads, n, H, d, r, cosine, sine, true, deployed(s));
-    cu_keep_apart(false); /* cu_join's */
+    if (!back) {
+        cu_tap(s, DSV4_TAP_ATTN_HEADS, layer, b->pos0, n, s->heads, (int64_t)H * d, (int64_t)H * d);
+        cu_rope(s->stream, s->heads, n, H, d, r, cosine, sine, true, deployed(s));
+    }
 
     /* Group i of consecutive heads has its own rows of wo_a; its input is never FP8. */
     int64_t in = (int64_t)H / c->o_groups * d, out = (int64_t)c->o_groups * c->o_lora_rank;
@@ -397,11 +408,19 @@ static void attend(dsv4_cuda_session *s, const cu_layer *w, int number, int rati
         if (g.count == CU_MOST_SEGMENTS)
             flush(s, &g, "products: wo_a");
         g.n = n;
-        g.seg[g.count++] = (cu_segment){
-            wo,  NULL,        NULL,       s->heads + i * in, (int64_t)H * d, s->o_lora + first,
-            out, deployed(s), deployed(s)};
+        g.seg[g.count++] = (cu_segment){wo,
+                                        NULL,
+                                        NULL,
+                                        s->heads + i * in,
+                                        (int64_t)H * d,
+                                        s->o_lora + first,
+                                        out,
+                                        deployed(s),
+                                        deployed(s),
+                                        false};
     }
     flush(s, &g, "products: wo_a");
+    cu_keep_apart(false); /* cu_join's */
     cu_tap(s, DSV4_TAP_O_LORA, layer, b->pos0, n, s->o_lora, out, out);
     one_product(s, &w->wo_b, s->o_lora, n, s->out, false, "product: wo_b");
     cu_tap(s, DSV4_TAP_ATTN_OUT, layer, b->pos0, n, s->out, c->hidden_size, c->hidden_size);

@@ -16,7 +16,8 @@ static __global__ void swiglu_both(const __grid_constant__ cu_swiglu_rows first,
                                    const __grid_constant__ cu_swiglu_rows second, float limit,
                                    bool bf16)
 {
-    begin();
+    wait_for_previous(); /* and then only may the next one start: cu_segment.settled */
+    let_next_start();
     int64_t at = (int64_t)blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
     int lane = threadIdx.x % 32;
     bool other = at >= units_of(first);

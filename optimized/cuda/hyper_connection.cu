@@ -141,7 +141,8 @@ static __global__ void hc_mix(cu_tensor fn, const float *streams, float eps, flo
 #pragma unroll
             for (int k = 0; k < SLICE / 32; k++) {
                 int row = warp + r * MIX_WARPS;
-                const float *from = (const float *)(const void *)(fn.data + (size_t)row * fn.row_bytes);
+                const float *from =
+                    (const float *)(const void *)(fn.data + (size_t)row * fn.row_bytes);
                 w[r][k] = row < rows ? __ldg(from + first + lane + 32 * k) : 0.0f;
             }
         x[threadIdx.x] = v;
@@ -430,7 +431,7 @@ static __global__ void __launch_bounds__((ENTER_WARPS + 1) * 32, 1)
         else
             x[k] = __ldcg((const float4 *)(const void *)from);
     }
-    float most[2][1][4] = {}, rest[2][1][4] = {}, squares = 0;
+    float mix[2][1][4] = {}, squares = 0;
 #pragma unroll
     for (int k = 0; k < ENTER_STEPS; k++) {
         int u = (warp * ENTER_STEPS + k) * 4 + t;
@@ -449,9 +450,9 @@ static __global__ void __launch_bounds__((ENTER_WARPS + 1) * 32, 1)
         uint32_t parts[3][4];
         size += (size_of_four(w[k][0]) + size_of_four(w[k][1])) + size_of_four(w[k][2]);
         unsigned a_has = split_rows(w[k][0], w[k][1], parts);
-        mma_parts<1>(most[0], rest[0], parts, b, a_has, b_has);
+        mma_parts<1>(mix[0], parts, b, a_has, b_has);
         a_has = split_rows(w[k][2], zero, parts);
-        mma_parts<1>(most[1], rest[1], parts, b, a_has, b_has);
+        mma_parts<1>(mix[1], parts, b, a_has, b_has);
     }
     squares += __shfl_xor_sync(0xffffffffu, squares, 1);
     squares += __shfl_xor_sync(0xffffffffu, squares, 2);
@@ -460,7 +461,7 @@ static __global__ void __launch_bounds__((ENTER_WARPS + 1) * 32, 1)
 #pragma unroll
     for (int i = 0; i < 6; i++) {
         int row = 8 * (i / 2) + g, token = 2 * t + i % 2;
-        float sum = most[i / 4][0][i % 4] + rest[i / 4][0][i % 4];
+        float sum = mix[i / 4][0][i % 4];
         if (plain) {
             sum = 0;
             int first = warp * ENTER_STEPS * 16, end = first + ENTER_STEPS * 16;
@@ -715,8 +716,8 @@ static __global__ void hc_post(const float *block, const float *streams, const f
     for (int b = 0; b < hc; b++) {
         float sum = p[b] * in;
         for (int a = 0; a < hc; a++) /* comb over its first index */
-            sum = fmaf(c[MUTANT(10) ? b * hc + a : a * hc + b], streams[(i * hc + a) * dim + k],
-                       sum);
+            sum =
+                fmaf(c[MUTANT(10) ? b * hc + a : a * hc + b], streams[(i * hc + a) * dim + k], sum);
         out[(i * hc + b) * dim + k] = maybe_bf16(sum, bf16);
     }
 }

@@ -1,4 +1,6 @@
 /* indexer.cu - scores of the indexer's rows, and the best of them: an exact, ordered top-k. */
+#include <cfloat>
+
 #include "parts.cuh"
 
 /* ---- scores --------------------------------------------------------------------------------- */
@@ -7,150 +9,188 @@ enum {
     SCORE_THREADS = 256,
     SCORE_WARPS = 8,
     ROW_TILE = 16 * SCORE_WARPS, /* rows of a block */
-    HEAD_TILES = 8,              /* of eight heads: what is held in shared memory at a time */
-    STEPS = 8                    /* of 16 columns */
+    HEAD_TILES = 8,              /* of eight heads: what is multiplied at a time */
+    STEPS = 8                    /* of 16 columns: the widest rows */
 };
 
 __device__ __forceinline__ int64_t visible_rows(int64_t n_rows, const int64_t *pos0, int ratio,
                                                 int64_t i)
 {
-    return pos0 != NULL ? (*pos0 + i + 1) / ratio : n_rows;
+    return pos0 != NULL ? (int64_t)((uint32_t)(*pos0 + i + 1) / (uint32_t)ratio) : n_rows;
+}
+
+/* A score's share of one head. */
+__device__ __forceinline__ float head_share(float dot, float weight, bool bf16)
+{
+    float v = maybe_bf16(dot, bf16);
+    float relu = v > 0 || v != v ? v : 0; /* NaN passes through */
+    if (MUTANT(16))
+        relu = v; /* no ReLU */
+    return maybe_bf16(relu * weight, bf16);
 }
 
 typedef struct {
-    uint4 two[HEAD_TILES][STEPS][32];
+    uint4 two[HEAD_TILES][STEPS][32]; /* q's parts, fragments in order of lane */
     uint2 third[HEAD_TILES][STEPS][32];
     float weight[8 * HEAD_TILES];
-    unsigned has[SCORE_WARPS]; /* of a warp's share: parts_there, bit 2: some values have no parts */
+    unsigned
+        has[SCORE_WARPS]; /* of a warp's share: parts_there, bit 2: some values have no parts */
 } score_room;
 
-/* 128 rows of one token, a warp 16 of them, times 64 heads: rows in registers, q in shared memory,
- * both as parts. More heads and wider rows in turn. */
-static __global__ void __launch_bounds__(SCORE_THREADS)
-    indexer_scores(const float *q, const float *rows, const float *w, int heads, int dim,
+/* 128 rows, a warp 16 of them, in registers as parts; tokens blockIdx.y, + gridDim.y, ... and their
+ * heads, 64 at a time, come by in shared memory. One room is multiplied while the next is filled.
+ */
+static __global__ void __launch_bounds__(SCORE_THREADS, 1)
+    indexer_scores(const float *q, const float *rows, const float *w, int heads, int dim, int64_t n,
                    int64_t n_rows, const int64_t *pos0, int ratio, bool bf16, float *scores,
                    int64_t ld)
 {
     begin();
     extern __shared__ __align__(16) uint8_t memory[];
-    score_room *room = (score_room *)(void *)memory;
-    int64_t i = blockIdx.y, visible = visible_rows(n_rows, pos0, ratio, i);
-    int64_t row0 = (int64_t)blockIdx.x * ROW_TILE;
+    score_room *rooms = (score_room *)(void *)memory;
+    int64_t row0 = (int64_t)blockIdx.x * ROW_TILE, far = visible_rows(n_rows, pos0, ratio, n - 1);
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
     bool quads = dim % 4 == 0;
-    if (row0 >= visible)
+    if (row0 >= far)
         return;
-    q += i * heads * dim;
     row0 += 16 * warp;
-    const float *row = row0 + g < visible ? rows + (row0 + g) * dim : NULL;
-    const float *row8 = row0 + g + 8 < visible ? rows + (row0 + g + 8) * dim : NULL;
-    float total[2] = {};
-    for (int head0 = 0; head0 < heads; head0 += 8 * HEAD_TILES) {
-        float most[HEAD_TILES][4] = {}, rest[HEAD_TILES][4] = {};
-        for (int c0 = 0; c0 < dim; c0 += 16 * STEPS) {
-            float4 x[STEPS][2]; /* on their way while q is split */
+    const float *row = row0 + g < far ? rows + (row0 + g) * dim : NULL;
+    const float *row8 = row0 + g + 8 < far ? rows + (row0 + g + 8) * dim : NULL;
+    float4 x[STEPS][2], y[STEPS];
 #pragma unroll
-            for (int k = 0; k < STEPS; k++) {
-                x[k][0] = load_four(row, c0 + 16 * k + 4 * t, dim, quads);
-                x[k][1] = load_four(row8, c0 + 16 * k + 4 * t, dim, quads);
-            }
-            __syncthreads(); /* the last share is used up */
-            {
-                int head = head0 + 8 * warp + g;
-                const float *from = head < heads ? q + (int64_t)head * dim : NULL;
-                uint32_t second = 0, third = 0;
-                float size = 0;
-                float4 y[STEPS];
+    for (int k = 0; k < STEPS; k++) {
+        x[k][0] = load_four(row, 16 * k + 4 * t, dim, quads);
+        x[k][1] = load_four(row8, 16 * k + 4 * t, dim, quads);
+    }
+    /* A warp's share of the heads from head0 on, and what they weigh. */
+    auto load = [&](int64_t token, int head0) {
+        int head = head0 + 8 * warp + g;
+        const float *from = token < n && head < heads ? q + (token * heads + head) * dim : NULL;
 #pragma unroll
-                for (int k = 0; k < STEPS; k++)
-                    y[k] = load_four(from, c0 + 16 * k + 4 * t, dim, quads);
+        for (int k = 0; k < STEPS; k++)
+            y[k] = load_four(from, 16 * k + 4 * t, dim, quads);
+        head = head0 + (int)threadIdx.x;
+        return threadIdx.x < 8 * HEAD_TILES && token < n && head < heads
+                   ? __ldcg(w + token * heads + head)
+                   : 0.0f;
+    };
+    auto store = [&](score_room *room, float weight) {
+        uint32_t second = 0, third = 0;
+        float size = 0;
+#pragma unroll
+        for (int k = 0; k < STEPS; k++) {
+            four_parts f = split_four(y[k]);
+            size += size_of_four(y[k]);
+            second |= f.p[1][0] | f.p[1][1];
+            third |= f.p[2][0] | f.p[2][1];
+            room->two[warp][k][lane] = make_uint4(f.p[0][0], f.p[0][1], f.p[1][0], f.p[1][1]);
+            room->third[warp][k][lane] = make_uint2(f.p[2][0], f.p[2][1]);
+        }
+        unsigned has = parts_there(second, third);
+        has |= __any_sync(0xffffffffu, !has_parts(size)) ? 4u : 0u;
+        if (lane == 0)
+            room->has[warp] = has;
+        if (threadIdx.x < 8 * HEAD_TILES)
+            room->weight[threadIdx.x] = weight;
+    };
+    int64_t token = blockIdx.y;
+    int head0 = 0;
+    store(&rooms[0], load(token, 0));
+    uint32_t a[STEPS][3][4];
+    unsigned a_has[STEPS];
+    float size = 0, total[2] = {};
+#pragma unroll
+    for (int k = 0; k < STEPS; k++) {
+        size += size_of_four(x[k][0]) + size_of_four(x[k][1]);
+        a_has[k] = split_rows(x[k][0], x[k][1], a[k]);
+    }
+    bool plain = __any_sync(0xffffffffu, !has_parts(size));
+    for (int turn = 0; token < n; turn++) {
+        const score_room *room = &rooms[turn % 2];
+        bool last = head0 + 8 * HEAD_TILES >= heads; /* of this token */
+        int64_t next = last ? token + gridDim.y : token;
+        int next0 = last ? 0 : head0 + 8 * HEAD_TILES;
+        float weight = load(next, next0);
+        if (!MUTANT(41)) /* q multiplied before every warp has split its share */
+            __syncthreads();
+        unsigned b_has = 0;
+#pragma unroll
+        for (int k = 0; k < SCORE_WARPS; k++)
+            b_has |= room->has[k];
+            /* A lane has heads 2 t and 2 t + 1 of each tile, rows g and g + 8. */
+#pragma unroll
+        for (int n4 = 0; n4 < HEAD_TILES; n4 += 4) {
+            float dot[4][4] = {};
+            if (head0 + 8 * n4 >= heads)
+                break;
+            if (plain || (b_has & 4u) != 0) {
+#pragma unroll
+                for (int e = 0; e < 16; e++) {
+                    int head = head0 + 8 * (n4 + e / 4) + 2 * t + e % 2;
+                    const float *from = e % 4 < 2 ? row : row8;
+                    float sum = 0;
+                    for (int c = 0; from != NULL && head < heads && c < dim; c++)
+                        sum = fmaf(__ldcg(q + (token * heads + head) * dim + c), __ldcg(from + c),
+                                   sum);
+                    dot[e / 4][e % 4] = sum;
+                }
+            } else {
 #pragma unroll
                 for (int k = 0; k < STEPS; k++) {
-                    four_parts f = split_four(y[k]);
-                    size += size_of_four(y[k]);
-                    second |= f.p[1][0] | f.p[1][1];
-                    third |= f.p[2][0] | f.p[2][1];
-                    room->two[warp][k][lane] =
-                        make_uint4(f.p[0][0], f.p[0][1], f.p[1][0], f.p[1][1]);
-                    room->third[warp][k][lane] = make_uint2(f.p[2][0], f.p[2][1]);
-                }
-                unsigned has = parts_there(second, third);
-                has |= __any_sync(0xffffffffu, !has_parts(size)) ? 4u : 0u;
-                if (lane == 0)
-                    room->has[warp] = has;
-                if (threadIdx.x < 8 * HEAD_TILES)
-                    room->weight[threadIdx.x] =
-                        head0 + (int)threadIdx.x < heads ? w[i * heads + head0 + threadIdx.x] : 0.0f;
-            }
-            if (!MUTANT(41)) /* q multiplied before every warp has split its share */
-                __syncthreads();
-            unsigned b_has = 0;
-#pragma unroll
-            for (int k = 0; k < SCORE_WARPS; k++)
-                b_has |= room->has[k];
-            float size = 0;
-#pragma unroll
-            for (int k = 0; k < STEPS; k++)
-                size += size_of_four(x[k][0]) + size_of_four(x[k][1]);
-            if ((b_has & 4u) != 0 || __any_sync(0xffffffffu, !has_parts(size))) {
-                int end = dim - c0 < 16 * STEPS ? dim - c0 : 16 * STEPS;
-#pragma unroll
-                for (int n = 0; n < HEAD_TILES; n++)
-#pragma unroll
-                    for (int e = 0; e < 4; e++) {
-                        int head = head0 + 8 * n + 2 * t + e % 2;
-                        const float *a = e < 2 ? row : row8;
-                        float sum = 0;
-                        if (a != NULL && head < heads)
-                            for (int c = c0; c < c0 + end; c++)
-                                sum = fmaf(q[(int64_t)head * dim + c], a[c], sum);
-                        most[n][e] += sum;
-                    }
-                continue;
-            }
-#pragma unroll
-            for (int k = 0; k < STEPS; k++) {
-                if (c0 + 16 * k >= dim)
-                    break;
-                uint32_t a[3][4];
-                unsigned a_has = split_rows(x[k][0], x[k][1], a);
-#pragma unroll
-                for (int n = 0; n < HEAD_TILES; n += 4) {
-                    if (head0 + 8 * n >= heads)
-                        break;
                     b_parts b[4];
+                    if (16 * k >= dim)
+                        break;
 #pragma unroll
                     for (int m = 0; m < 4; m++) {
-                        b[m].two = room->two[n + m][k][lane];
-                        b[m].third = (b_has & THIRD) != 0 ? room->third[n + m][k][lane]
-                                                          : make_uint2(0, 0);
+                        b[m].two = room->two[n4 + m][k][lane];
+                        b[m].third =
+                            (b_has & THIRD) != 0 ? room->third[n4 + m][k][lane] : make_uint2(0, 0);
                     }
-                    mma_parts<4>(most + n, rest + n, a, b, a_has, b_has);
+                    mma_parts<4>(dot, a[k], b, a_has[k], b_has);
                 }
             }
-        }
-        /* A lane has heads 2 t and 2 t + 1 of each tile, rows g and g + 8. */
 #pragma unroll
-        for (int n = 0; n < HEAD_TILES; n++)
-#pragma unroll
-            for (int e = 0; e < 4; e++) {
-                int head = 8 * n + 2 * t + e % 2;
-                float v = maybe_bf16(most[n][e] + rest[n][e], bf16);
-                float relu = v > 0 || v != v ? v : 0; /* NaN passes through */
-                if (MUTANT(16))
-                    relu = v; /* no ReLU */
+            for (int e = 0; e < 16; e++) {
+                int head = 8 * (n4 + e / 4) + 2 * t + e % 2;
                 if (head0 + head < heads)
-                    total[e / 2] += maybe_bf16(relu * room->weight[head], bf16);
+                    total[e % 4 / 2] += head_share(dot[e / 4][e % 4], room->weight[head], bf16);
             }
-    }
+        }
+        store(&rooms[(turn + 1) % 2], weight);
+        if (last) {
+            int64_t visible = visible_rows(n_rows, pos0, ratio, token);
 #pragma unroll
-    for (int r = 0; r < 2; r++) {
-        float sum = total[r];
-        sum += __shfl_xor_sync(0xffffffffu, sum, 1);
-        sum += __shfl_xor_sync(0xffffffffu, sum, 2);
-        if (t == 0 && (r == 0 ? row : row8) != NULL)
-            scores[i * ld + row0 + g + 8 * r] = maybe_bf16(sum, bf16);
+            for (int r = 0; r < 2; r++) {
+                float sum = total[r];
+                sum += __shfl_xor_sync(0xffffffffu, sum, 1);
+                sum += __shfl_xor_sync(0xffffffffu, sum, 2);
+                if (t == 0 && row0 + g + 8 * r < visible)
+                    scores[token * ld + row0 + g + 8 * r] = maybe_bf16(sum, bf16);
+                total[r] = 0;
+            }
+        }
+        token = next;
+        head0 = next0;
     }
+}
+
+/* Rows of any width: a thread a row, nothing but plain sums. */
+static __global__ void indexer_scores_wide(const float *q, const float *rows, const float *w,
+                                           int heads, int dim, int64_t n_rows, const int64_t *pos0,
+                                           int ratio, bool bf16, float *scores, int64_t ld)
+{
+    begin();
+    int64_t i = blockIdx.y, row = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+    float total = 0;
+    if (row >= visible_rows(n_rows, pos0, ratio, i))
+        return;
+    for (int h = 0; h < heads; h++) {
+        float dot = 0;
+        for (int c = 0; c < dim; c++)
+            dot = fmaf(q[(i * heads + h) * dim + c], rows[row * dim + c], dot);
+        total += head_share(dot, w[i * heads + h], bf16);
+    }
+    scores[i * ld + row] = maybe_bf16(total, bf16);
 }
 
 extern "C" void cu_indexer_scores(cu_stream s, const float *q, const float *rows, const float *w,
@@ -158,15 +198,24 @@ extern "C" void cu_indexer_scores(cu_stream s, const float *q, const float *rows
                                   const int64_t *pos0, int ratio, bool bf16, float *scores,
                                   int64_t ld)
 {
+    enum { BLOCKS = 256 }; /* more are given several tokens each */
     static bool raised;
-    dim3 grid(cu_blocks(n_rows, ROW_TILE), (unsigned)n);
+    if (n <= 0 || n_rows <= 0)
+        return;
+    if (dim > 16 * STEPS) {
+        dim3 grid(cu_blocks(n_rows, 64), (unsigned)n);
+        LAUNCH("indexer_scores", n * n_rows * dim, indexer_scores_wide, grid, 64, 0, s, q, rows, w,
+               heads, dim, n_rows, pos0, ratio, bf16, scores, ld);
+        return;
+    }
     if (!raised)
         raised = cudaFuncSetAttribute(indexer_scores, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                      (int)sizeof(score_room)) == cudaSuccess;
-    if (n > 0 && n_rows > 0)
-        LAUNCH("indexer_scores", n * n_rows * dim, indexer_scores, grid, SCORE_THREADS,
-               sizeof(score_room), s, q, rows, w, heads, dim, n_rows, pos0, ratio, bf16, scores,
-               ld);
+                                      2 * (int)sizeof(score_room)) == cudaSuccess;
+    unsigned tiles = cu_blocks(n_rows, ROW_TILE), groups = (BLOCKS + tiles - 1) / tiles;
+    dim3 grid(tiles, n < groups ? (unsigned)n : groups);
+    LAUNCH("indexer_scores", n * n_rows * dim, indexer_scores, grid, SCORE_THREADS,
+           2 * sizeof(score_room), s, q, rows, w, heads, dim, n, n_rows, pos0, ratio, bf16, scores,
+           ld);
 }
 
 static __global__ void index_weights(float *w, int64_t n, float scale, bool bf16)
@@ -202,6 +251,11 @@ __device__ __forceinline__ uint32_t key_of(float score)
         return 0;
     uint32_t b = __float_as_uint(score == 0 ? 0.0f : score);
     return (b & 0x80000000u ? ~b : b | 0x80000000u);
+}
+
+__device__ __forceinline__ float value_of(uint32_t key)
+{
+    return __uint_as_float(key & 0x80000000u ? key & 0x7fffffffu : ~key);
 }
 
 /* Numbers of the threads before this one that said yes, and of all. */
@@ -277,7 +331,7 @@ typedef struct {
 /* Four passes of eight bits find the k-th best key; the rows above it and as many of those equal to
  * it as there is room for, the lowest first, are gathered and sorted: whatever the scores are. */
 __device__ __forceinline__ void topk_any(const float *scores, int64_t n, int kept, int sorted,
-                                      select_room *r, uint64_t *best, int32_t *out)
+                                         select_room *r, uint64_t *best, int32_t *out)
 {
     int t = threadIdx.x, lane = t % 32;
     for (int i = t; i < sorted; i += SELECT_THREADS)
@@ -347,11 +401,11 @@ __device__ __forceinline__ void topk_any(const float *scores, int64_t n, int kep
         out[i] = (int32_t)(0xffffffffu - (uint32_t)best[i]);
 }
 
-/* A block a token. Groups of threads each name the best key they hold: the worst of those is a bound
- * that more than k keys reach. The keys from there on are spread over bins, the bins' places counted
- * from the best down, and the keys put there, up to the bin that holds the k-th best: within its bin
- * a key is ranked against the others. Keys too many for the room or too close together go the long
- * way. */
+/* A block a token. Groups of threads each name the best key they hold: the worst of those is a
+ * bound that more than k keys reach. The keys from there on are spread over bins, the bins' places
+ * counted from the best down, and the keys put there, up to the bin that holds the k-th best:
+ * within its bin a key is ranked against the others. Keys too many for the room or too close
+ * together go the long way. */
 static __global__ void __launch_bounds__(SELECT_THREADS)
     topk(const float *all_scores, int64_t ld, int64_t n_rows, const int64_t *pos0, int ratio, int k,
          int sorted, int most, int32_t *all_out)
@@ -399,15 +453,23 @@ static __global__ void __launch_bounds__(SELECT_THREADS)
     __syncthreads();
     high = __reduce_max_sync(0xffffffffu, r.high[lane]);
     uint32_t low = __reduce_min_sync(0xffffffffu, r.low[lane]);
+    /* Bins by key: by the logarithm, that is; on both sides of zero by value instead. Both ways a
+     * larger key never falls into a lower bin. */
     int bits = 32 - __clz((int)(high - low)), shift = bits > 11 ? bits - 11 : 0;
+    float bottom = value_of(low), top = value_of(high), width = top - bottom;
+    float per_unit = __fdiv_rn((float)(SPREAD - 1), width);
+    bool by_value = bottom < 0 && top > 0 && width <= FLT_MAX && per_unit <= FLT_MAX;
+    auto bin_of = [=](uint32_t key) {
+        return by_value ? (int)((value_of(key) - bottom) * per_unit) : (int)((key - low) >> shift);
+    };
 #pragma unroll
     for (int i = 0; i < HELD; i++)
         if (i * SELECT_THREADS + t < n && held[i] >= low)
-            atomicAdd(&r.count[(held[i] - low) >> shift], 1);
+            atomicAdd(&r.count[bin_of(held[i])], 1);
     for (int64_t j = HELD * SELECT_THREADS + t; j < n; j += SELECT_THREADS) {
         uint32_t key = key_of(__ldcg(&scores[j]));
         if (key >= low)
-            atomicAdd(&r.count[(key - low) >> shift], 1);
+            atomicAdd(&r.count[bin_of(key)], 1);
     }
     __syncthreads();
     /* Thread t has the bins SPREAD - 1 - 2 t and the one below. */
@@ -439,21 +501,21 @@ static __global__ void __launch_bounds__(SELECT_THREADS)
     int edge = r.edge, places = r.places;
 #pragma unroll
     for (int i = 0; i < HELD; i++) {
-        int at = (int)((held[i] - low) >> shift);
+        int at = bin_of(held[i]);
         if (i * SELECT_THREADS + t < n && held[i] >= low && at >= edge)
             best[atomicAdd(&r.next[at], 1)] =
                 (uint64_t)held[i] << 32 | (0xffffffffu - (uint32_t)(i * SELECT_THREADS + t));
     }
     for (int64_t j = HELD * SELECT_THREADS + t; j < n; j += SELECT_THREADS) {
         uint32_t key = key_of(__ldcg(&scores[j]));
-        int at = (int)((key - low) >> shift);
+        int at = bin_of(key);
         if (key >= low && at >= edge)
             best[atomicAdd(&r.next[at], 1)] = (uint64_t)key << 32 | (0xffffffffu - (uint32_t)j);
     }
     __syncthreads();
     for (int i = t; i < places; i += SELECT_THREADS) {
         uint64_t x = best[i];
-        int at = (int)(((uint32_t)(x >> 32) - low) >> shift), end = r.next[at];
+        int at = bin_of((uint32_t)(x >> 32)), end = r.next[at];
         int rank = end - r.count[at];
         for (int j = rank, last = end; j < last; j++)
             rank += best[j] > x ? 1 : 0;

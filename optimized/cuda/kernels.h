@@ -49,6 +49,9 @@ typedef struct {
     int64_t ldy;
     bool bf16;
     bool x_bf16; /* the caller's promise: every x is a bf16 number (or not finite) */
+    /* And: *index is known once the launch before the last one is done, since the last one's kernel
+     * lets the next start no sooner. */
+    bool settled;
 } cu_segment;
 void cu_linear_group(cu_stream s, const cu_segment *segments, int count, int64_t n);
 
@@ -189,7 +192,12 @@ typedef struct {
     const float *sink;
     float *scratch; /* cu_attention_scratch floats */
     int splits;     /* of the rows of a token */
+    /* rope > 0, where cu_attention_turns says so: results turned back by these angles [n][rope/2],
+     * as cu_rope does, in their last `rope` columns. */
+    int rope;
+    const float *cosine, *sine;
 } cu_attention_args;
+bool cu_attention_turns(int64_t n, int dim, int rope);
 int cu_attention_splits(int64_t rows); /* the most rows that a token can see */
 int64_t cu_attention_scratch(int64_t n, int heads, int dim, int splits);
 void cu_attention(cu_stream s, const cu_attention_args *a, float *out, bool bf16);

@@ -1,8 +1,8 @@
 /* parts.cuh - float32 products on the tensor cores: a float is the sum of three bf16 parts, exactly
- * (8 + 8 + 8 bits), and of the nine products of parts the six largest are added; what is left out is
- * below 2^-25 of a product. Parts that are all zero (values that came from bf16, FP8 or FP4) are not
- * multiplied: zeros change no sum. Values that have no such parts (infinities, NaN, 2^60 and more)
- * are told, and their sums are formed by fmaf. Private to the .cu files.
+ * (8 + 8 + 8 bits), and of the nine products of parts the six largest are added; what is left out
+ * is below 2^-25 of a product. Parts that are all zero (values that came from bf16, FP8 or FP4) are
+ * not multiplied: zeros change no sum. Values that have no such parts (infinities, NaN, 2^60 and
+ * more) are told, and their sums are formed by fmaf. Private to the .cu files.
  *
  * Fragments are those of mma.m16n8k16: lane 4 g + t. The columns of a step of 16 are dealt so that
  * lane t holds columns 4 t .. 4 t + 3, one float4, on both sides: a sum does not mind. */
@@ -98,7 +98,8 @@ __device__ __forceinline__ unsigned split_rows(float4 row, float4 row8, uint32_t
         a[p][2] = x.p[p][1];
         a[p][3] = y.p[p][1];
     }
-    return parts_there(a[1][0] | a[1][1] | a[1][2] | a[1][3], a[2][0] | a[2][1] | a[2][2] | a[2][3]);
+    return parts_there(a[1][0] | a[1][1] | a[1][2] | a[1][3],
+                       a[2][0] | a[2][1] | a[2][2] | a[2][3]);
 }
 
 /* Other factors as lanes keep them in shared memory: 16 bytes for the first two parts, 8 for the
@@ -108,17 +109,14 @@ typedef struct {
     uint2 third;
 } b_parts;
 
-/* The products of a step for several tiles of eight columns: large to `most`, the small ones to
- * `rest`: the tensor cores cut off when they add, and the small sums must not be cut with the large.
- * a_has, b_has: parts_there of both sides. */
+/* sum += the products of a step, for several tiles of eight columns. The small products are added
+ * up by themselves and joined by an ordinary addition: the tensor cores cut off when they add, and
+ * the steps' small sums do not wait for each other. a_has, b_has: parts_there() of both sides. */
 template <int TILES>
-__device__ __forceinline__ void mma_parts(float most[TILES][4], float rest[TILES][4],
-                                          const uint32_t a[3][4], const b_parts b[TILES],
-                                          unsigned a_has, unsigned b_has)
+__device__ __forceinline__ void mma_parts(float sum[TILES][4], const uint32_t a[3][4],
+                                          const b_parts b[TILES], unsigned a_has, unsigned b_has)
 {
-#pragma unroll
-    for (int n = 0; n < TILES; n++)
-        mma_bf16(most[n], a[0], b[n].two.x, b[n].two.y);
+    float rest[TILES][4] = {};
     if (a_has & THIRD)
 #pragma unroll
         for (int n = 0; n < TILES; n++)
@@ -139,6 +137,14 @@ __device__ __forceinline__ void mma_parts(float most[TILES][4], float rest[TILES
 #pragma unroll
         for (int n = 0; n < TILES; n++)
             mma_bf16(rest[n], a[0], b[n].two.z, b[n].two.w);
+#pragma unroll
+    for (int n = 0; n < TILES; n++)
+        mma_bf16(sum[n], a[0], b[n].two.x, b[n].two.y);
+#pragma unroll
+    for (int n = 0; n < TILES; n++)
+#pragma unroll
+        for (int e = 0; e < 4; e++)
+            sum[n][e] += rest[n][e];
 }
 
 /* Columns c .. c + 3 of a row of dim; from NULL: no row, zeros. quads: rows are aligned to 16. */
