@@ -135,8 +135,7 @@ static void one_many(bench *x, void *ctx, int i)
             .y = p->y + k * p->sh.rows,
             .ldy = p->sh.rows * p->sh.together,
             .bf16 = p->bf16,
-            .x_bf16 = p->bf16,
-            false};
+            .x_bf16 = p->bf16};
     cu_products(x->s, g, p->sh.together, p->n, &p->room);
 }
 
