@@ -29,7 +29,8 @@ enum {
     WIDE = 4,   /* more */
     WIDE_FROM = 4,
     AT_ONCE = 32, /* more tokens are joined as they go */
-    V_STRIDE = OWN + 8
+    V_STRIDE = OWN + 8,
+    P_STRIDE = TILE + 8
 };
 
 /* The rows a token sees, window first, then compressed, by number. */
@@ -84,29 +85,11 @@ template <int TILES, int AHEAD> struct attention_room {
     float4 raw[AHEAD][WARPS][STEPS][2][32]; /* rows as they come, each lane its own */
     uint16_t v[WARPS][3][TILE][V_STRIDE];   /* their parts */
     float4 part[2][WARPS][TILES][32];       /* of the scores: fragments, of a tile and the next */
+    /* What is handed round: parts of the weights, [head][row], and factors of the heads: of what
+     * was summed up to now, of a join (so far, this split), and at the end. */
+    uint16_t p[3][TILES][8][P_STRIDE];
+    float shrink[8 * TILES], first[8 * TILES], second[8 * TILES], last[8 * TILES], total[8 * TILES];
 };
-
-/* Four columns of a row on their way into shared memory; NULL: zeros. */
-__device__ __forceinline__ void fetch_four(float4 *to, const float *from, int c, int dim,
-                                           bool quads)
-{
-    if (!quads || from == NULL || c >= dim) {
-        *to = load_four(from, c, dim, quads);
-        return;
-    }
-    unsigned at = (unsigned)__cvta_generic_to_shared(to);
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(at), "l"(from + c) : "memory");
-}
-
-__device__ __forceinline__ void fetched()
-{
-    asm volatile("cp.async.commit_group;" ::: "memory");
-}
-
-template <int LEFT> __device__ __forceinline__ void wait_fetched()
-{
-    asm volatile("cp.async.wait_group %0;" ::"n"(LEFT) : "memory");
-}
 
 /* A [16 columns][16 rows] fragment of values that lie [row][column] */
 __device__ __forceinline__ void load_turned(uint32_t a[4], const uint16_t *from)
@@ -124,6 +107,60 @@ __device__ __forceinline__ uint32_t turned(uint32_t v)
     uint32_t out;
     asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(out) : "r"(v));
     return out;
+}
+
+/* Over the lanes that hold a head's rows. */
+__device__ __forceinline__ float over_rows(float v)
+{
+    v += __shfl_xor_sync(0xffffffffu, v, 4);
+    v += __shfl_xor_sync(0xffffffffu, v, 8);
+    return v + __shfl_xor_sync(0xffffffffu, v, 16);
+}
+
+/* Weights of a tile's rows g (x, y) and g + 8 (z, w) for heads 2 t (x, z) and 2 t + 1 (y, w) of
+ * heads 8 n ..; HEADS 1: only the one of number `only`, in x and z. max_of, sum_of (of this lane's
+ * rows) go on, factor: of what was summed before. */
+template <int HEADS, int TILES>
+__device__ __forceinline__ float4 weights_of(const float4 part[WARPS][TILES][32], int n, int only,
+                                             int active, unsigned seen, float scale,
+                                             float max_of[2], float sum_of[2], float factor[2])
+{
+    int lane = threadIdx.x % 32, g = lane / 4;
+    float4 v[WARPS];
+    float s[4] = {}, weight[4] = {};
+#pragma unroll
+    for (int w = 0; w < WARPS; w++)
+        v[w] = w < active ? part[w][n][lane] : make_float4(0, 0, 0, 0);
+#pragma unroll
+    for (int w = 0; w < WARPS; w++) {
+        if (HEADS == 2) {
+            s[0] += v[w].x;
+            s[1] += v[w].y;
+            s[2] += v[w].z;
+            s[3] += v[w].w;
+        } else {
+            s[0] += only ? v[w].y : v[w].x;
+            s[2] += only ? v[w].w : v[w].z;
+        }
+    }
+    bool in = (seen >> g & 1u) != 0, in8 = (seen >> (g + 8) & 1u) != 0;
+#pragma unroll
+    for (int h = 0; h < HEADS; h++) {
+        float x = s[h] * scale, y = s[2 + h] * scale;
+        float most = fmaxf(in ? x : -FLT_MAX, in8 ? y : -FLT_MAX);
+        most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 4));
+        most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 8));
+        most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 16));
+        most = fmaxf(most, max_of[h]);
+        factor[h] = expf(max_of[h] - most);
+        weight[h] = in ? expf(x - most) : 0.0f;
+        weight[2 + h] = in8 ? expf(y - most) : 0.0f;
+        if (MUTANT(21)) /* the running sum is not rescaled */
+            factor[h] = 1.0f;
+        sum_of[h] = fmaf(sum_of[h], factor[h], weight[h] + weight[2 + h]);
+        max_of[h] = most;
+    }
+    return make_float4(weight[0], weight[1], weight[2], weight[3]);
 }
 
 /* The next split joins the ones before: maximum and sum of both, and the factors of their values.
@@ -190,109 +227,113 @@ static __global__ void __launch_bounds__(THREADS, 1)
         unsigned long long at = (unsigned long long)(uintptr_t)mine;
         const float *row = (const float *)(uintptr_t)__shfl_sync(0xffffffffu, at, g);
         const float *row8 = (const float *)(uintptr_t)__shfl_sync(0xffffffffu, at, g + 8);
-        if (tile < end)
+        bool in = row != NULL, in8 = row8 != NULL;
+        float4(*to)[2][32] = room->raw[stage][warp];
+        int c = c0 + 4 * t;
+        if (tile < end && quads) {
+            row = (in ? row : a.q) + (c0 < dim ? c : 0);
+            row8 = (in8 ? row8 : a.q) + (c0 < dim ? c : 0);
 #pragma unroll
             for (int k = 0; k < STEPS; k++) {
-                fetch_four(&room->raw[stage][warp][k][0][lane], row, c0 + 16 * k + 4 * t, dim,
-                           quads);
-                fetch_four(&room->raw[stage][warp][k][1][lane], row8, c0 + 16 * k + 4 * t, dim,
-                           quads);
+                bool inside = c + 16 * k < dim;
+                fetch_four(&to[k][0][lane], inside ? row + 16 * k : a.q, in && inside);
+                fetch_four(&to[k][1][lane], inside ? row8 + 16 * k : a.q, in8 && inside);
             }
+        } else if (tile < end) {
+#pragma unroll 1
+            for (int k = 0; k < STEPS; k++) {
+                to[k][0][lane] = load_four(row, c + 16 * k, dim, false);
+                to[k][1][lane] = load_four(row8, c + 16 * k, dim, false);
+            }
+        }
         fetched();
         return __ballot_sync(0xffffffffu, mine != NULL);
     };
-    unsigned there[AHEAD];
+    /* q, once: every lane keeps what it will multiply. Asked for together with the list. */
     int said[AHEAD + 1];
 #pragma unroll
     for (int m = 0; m <= AHEAD; m++)
         said[m] = listed(&r, (begin + m) * TILE + lane % TILE);
+    uint32_t below = 0;
+    float q_size = 0;
+#pragma unroll
+    for (int n = 0; n < TILES; n++) {
+        int head = head0 + 8 * n + g;
+        const float *from = head < a.heads ? a.q + (i * a.heads + head) * dim : NULL;
+        float4 x[STEPS];
+#pragma unroll
+        for (int k = 0; k < STEPS; k++)
+            x[k] = load_four(from, c0 + 16 * k + 4 * t, dim, quads);
+#pragma unroll
+        for (int k = 0; k < STEPS; k++) {
+            four_parts f = split_four(x[k]);
+            q_size += size_of_four(x[k]);
+            below |= bits_below(x[k]);
+            room->q[warp][n][k][lane] = make_uint4(f.p[0][0], f.p[0][1], f.p[1][0], f.p[1][1]);
+            room->q_third[warp][n][k][lane] = make_uint2(f.p[2][0], f.p[2][1]);
+        }
+    }
+    unsigned there[AHEAD];
 #pragma unroll
     for (int m = 0; m < AHEAD; m++)
         there[m] = fetch(begin + m, m, said[m]);
     int next = said[AHEAD];
-
-    /* q, once: every lane keeps what it will multiply. */
-    unsigned q_has;
-    {
-        uint32_t second = 0, third = 0;
-        float size = 0;
-#pragma unroll
-        for (int n = 0; n < TILES; n++) {
-            int head = head0 + 8 * n + g;
-            const float *from = head < a.heads ? a.q + (i * a.heads + head) * dim : NULL;
-            float4 x[STEPS];
-#pragma unroll
-            for (int k = 0; k < STEPS; k++)
-                x[k] = load_four(from, c0 + 16 * k + 4 * t, dim, quads);
-#pragma unroll
-            for (int k = 0; k < STEPS; k++) {
-                four_parts f = split_four(x[k]);
-                size += size_of_four(x[k]);
-                second |= f.p[1][0] | f.p[1][1];
-                third |= f.p[2][0] | f.p[2][1];
-                room->q[warp][n][k][lane] = make_uint4(f.p[0][0], f.p[0][1], f.p[1][0], f.p[1][1]);
-                room->q_third[warp][n][k][lane] = make_uint2(f.p[2][0], f.p[2][1]);
-            }
-        }
-        q_has = parts_there(second, third);
-        q_has |= __any_sync(0xffffffffu, !has_parts(size)) ? 4u : 0u;
-    }
+    bool q_three = __any_sync(0xffffffffu, below != 0);
+    bool q_plain = __any_sync(0xffffffffu, !has_parts(q_size));
 
     /* Fragments: columns 16 k + g (e < 2), + g + 8, heads 2 t, 2 t + 1; maxima and sums likewise.
      */
     float o[STEPS][TILES][4] = {}, joined[STEPS][TILES][4] = {};
-    float max_of[TILES][2], sum_of[TILES][2], max_joined[TILES][2], sum_joined[TILES][2];
-#pragma unroll
-    for (int n = 0; n < 2 * TILES; n++) {
-        max_of[n / 2][n % 2] = max_joined[n / 2][n % 2] = -FLT_MAX;
-        sum_of[n / 2][n % 2] = sum_joined[n / 2][n % 2] = 0;
-    }
+    float max_of[1][2] = {{-FLT_MAX, -FLT_MAX}}, max_joined[1][2] = {{-FLT_MAX, -FLT_MAX}};
+    float sum_of[1][2] = {}, sum_joined[1][2] = {}; /* sum_of: of this lane's rows */
 
     int stage = 0, left = each; /* tiles of this split */
     for (int tile = begin; tile < end; tile++) {
         unsigned seen = there[0]; /* rows of this tile */
-        unsigned v_has[STEPS];
-        bool plain;
+        bool plain, three;
         wait_fetched<AHEAD - 1>();
         {
-            float size = 0;
-            float dot[TILES][4] = {};
-            __syncwarp(); /* the parts of the last tile are used up */
+            float size = 0, dot[TILES][4] = {};
+            uint32_t low = 0;
+            const float4(*mine)[2][32] = room->raw[stage][warp];
 #pragma unroll
             for (int k = 0; k < STEPS; k++) {
-                v_has[k] = 0;
-                if (c0 + 16 * k >= dim)
-                    continue;
-                uint32_t f[3][4];
-                float4 x = room->raw[stage][warp][k][0][lane];
-                float4 y = room->raw[stage][warp][k][1][lane];
+                float4 x = mine[k][0][lane], y = mine[k][1][lane];
                 size += size_of_four(x) + size_of_four(y);
-                v_has[k] = split_rows(x, y, f);
-#pragma unroll
-                for (int p = 0; p < 3; p++) {
-                    if (p > 0 && (v_has[k] & (p == 1 ? SECOND : THIRD)) == 0)
-                        continue;
-                    uint16_t *to = &room->v[warp][p][g][16 * k + 4 * t];
-                    *(uint2 *)(void *)to = make_uint2(f[p][0], f[p][2]);
-                    *(uint2 *)(void *)(to + 8 * V_STRIDE) = make_uint2(f[p][1], f[p][3]);
-                }
+                low |= bits_below(x) | bits_below(y);
+            }
+            three = __any_sync(0xffffffffu, low != 0);
+            plain = __any_sync(0xffffffffu, !has_parts(size));
+            __syncwarp(); /* the parts of the last tile are used up */
+            by_parts(three, q_three, [&](auto A, auto B) {
+                constexpr bool AS = decltype(A)::value, BS = decltype(B)::value;
                 constexpr int TWO = TILES < 2 ? TILES : 2; /* as many as there are registers for */
 #pragma unroll
-                for (int n = 0; n < TILES; n += TWO) {
-                    b_parts b[TWO];
+                for (int k = 0; k < STEPS; k++) {
+                    uint32_t f[3][4];
+                    split_rows<AS>(mine[k][0][lane], mine[k][1][lane], f);
 #pragma unroll
-                    for (int m = 0; m < TWO; m++) {
-                        b[m].two = room->q[warp][n + m][k][lane];
-                        b[m].third = (q_has & THIRD) != 0 ? room->q_third[warp][n + m][k][lane]
-                                                          : make_uint2(0, 0);
+                    for (int p = 0; p < (AS ? 3 : 1); p++) {
+                        uint16_t *to = &room->v[warp][p][g][16 * k + 4 * t];
+                        *(uint2 *)(void *)to = make_uint2(f[p][0], f[p][2]);
+                        *(uint2 *)(void *)(to + 8 * V_STRIDE) = make_uint2(f[p][1], f[p][3]);
                     }
-                    mma_parts<TWO>(dot + n, f, b, v_has[k], q_has);
+#pragma unroll
+                    for (int n = 0; n < TILES; n += TWO) {
+                        b_parts b[TWO];
+#pragma unroll
+                        for (int m = 0; m < TWO; m++) {
+                            b[m].two = room->q[warp][n + m][k][lane];
+                            if (BS)
+                                b[m].third = room->q_third[warp][n + m][k][lane];
+                        }
+                        mma_parts<TWO, AS, BS>(dot + n, f, b);
+                    }
                 }
-            }
+            });
             __syncwarp();
-            plain = __any_sync(0xffffffffu, !has_parts(size));
-            if (plain || (q_has & 4u) != 0) { /* raw values of other lanes, q from where it came */
-                const float *raw = (const float *)&room->raw[stage][warp][0][0][0];
+            if (plain || q_plain) { /* raw values of other lanes, q from where it came */
+                const float *raw = (const float *)&mine[0][0][0];
                 int columns = dim - c0 < OWN ? dim - c0 : OWN;
 #pragma unroll
                 for (int n = 0; n < TILES; n++)
@@ -324,50 +365,65 @@ static __global__ void __launch_bounds__(THREADS, 1)
             __syncthreads();
         bool last = --left == 0 || tile == end - 1; /* of its split */
         b_parts b[TILES];                           /* the weights */
-#pragma unroll
-        for (int n = 0; n < TILES; n++) {
-            float s[4] = {};
-#pragma unroll
-            for (int w = 0; w < WARPS; w++)
-                if (w < active) {
-                    float4 v = room->part[tile % 2][w][n][lane];
-                    s[0] += v.x;
-                    s[1] += v.y;
-                    s[2] += v.z;
-                    s[3] += v.w;
-                }
-            bool in = (seen >> g & 1u) != 0, in8 = (seen >> (g + 8) & 1u) != 0;
-            float weight[4], factor[2];
-#pragma unroll
-            for (int h = 0; h < 2; h++) {
-                float x = s[h] * scale, y = s[2 + h] * scale;
-                float most = fmaxf(in ? x : -FLT_MAX, in8 ? y : -FLT_MAX);
-                most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 4));
-                most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 8));
-                most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 16));
-                most = fmaxf(most, max_of[n][h]);
-                factor[h] = expf(max_of[n][h] - most);
-                weight[h] = in ? expf(x - most) : 0.0f;
-                weight[2 + h] = in8 ? expf(y - most) : 0.0f;
-                float sum = weight[h] + weight[2 + h];
-                sum += __shfl_xor_sync(0xffffffffu, sum, 4);
-                sum += __shfl_xor_sync(0xffffffffu, sum, 8);
-                sum += __shfl_xor_sync(0xffffffffu, sum, 16);
-                if (MUTANT(21)) /* the running sum is not rescaled */
-                    factor[h] = 1.0f;
-                sum_of[n][h] = fmaf(sum_of[n][h], factor[h], sum);
-                max_of[n][h] = most;
-            }
+        if (TILES == 1) {
+            float factor[2];
+            float4 weight = weights_of<2>(room->part[tile % 2], 0, 0, active, seen, scale,
+                                          max_of[0], sum_of[0], factor);
             uint32_t x[3], y[3];
-            split_two(weight[0], weight[1], &x[0], &x[1], &x[2]);
-            split_two(weight[2], weight[3], &y[0], &y[1], &y[2]);
-            b[n].two = make_uint4(turned(x[0]), turned(y[0]), turned(x[1]), turned(y[1]));
-            b[n].third = make_uint2(turned(x[2]), turned(y[2]));
+            split_two(weight.x, weight.y, &x[0], &x[1], &x[2]);
+            split_two(weight.z, weight.w, &y[0], &y[1], &y[2]);
+            b[0].two = make_uint4(turned(x[0]), turned(y[0]), turned(x[1]), turned(y[1]));
+            b[0].third = make_uint2(turned(x[2]), turned(y[2]));
 #pragma unroll
             for (int k = 0; k < STEPS; k++)
 #pragma unroll
                 for (int e = 0; e < 4; e++)
-                    o[k][n][e] *= factor[e % 2];
+                    o[k][0][e] *= factor[e % 2];
+        } else {
+            /* Heads 2 t + warp % 2 of a tile of eight: rows g and g + 8. */
+            float factor[2];
+            int head = 8 * (warp / 2) + 2 * t + warp % 2;
+            float4 weight = weights_of<1>(room->part[tile % 2], warp / 2, warp % 2, active, seen,
+                                          scale, max_of[0], sum_of[0], factor);
+            uint32_t x[3];
+            split_two(weight.x, weight.z, &x[0], &x[1], &x[2]);
+#pragma unroll
+            for (int p = 0; p < 3; p++) {
+                room->p[p][warp / 2][head % 8][g] = (uint16_t)(x[p] & 0xffffu);
+                room->p[p][warp / 2][head % 8][g + 8] = (uint16_t)(x[p] >> 16);
+            }
+            if (g == 0)
+                room->shrink[head] = factor[0];
+            if (whole && last) {
+                float first, second, sum = over_rows(sum_of[0][0]);
+                join_one(&max_joined[0][0], &sum_joined[0][0], max_of[0][0], sum, &first, &second);
+                max_of[0][0] = -FLT_MAX;
+                sum_of[0][0] = 0;
+                if (g == 0) {
+                    room->first[head] = first;
+                    room->second[head] = second;
+                }
+            }
+            __syncthreads();
+#pragma unroll
+            for (int n = 0; n < TILES; n++) {
+                const uint32_t *p = (const uint32_t *)(const void *)&room->p[0][n][g][2 * t];
+                b[n].two.x = p[0];
+                b[n].two.y = p[4];
+                p += TILES * 8 * P_STRIDE / 2;
+                b[n].two.z = p[0];
+                b[n].two.w = p[4];
+                p += TILES * 8 * P_STRIDE / 2;
+                b[n].third = make_uint2(p[0], p[4]);
+                float2 f = *(const float2 *)(const void *)&room->shrink[8 * n + 2 * t];
+#pragma unroll
+                for (int k = 0; k < STEPS; k++) {
+                    o[k][n][0] *= f.x;
+                    o[k][n][1] *= f.y;
+                    o[k][n][2] *= f.x;
+                    o[k][n][3] *= f.y;
+                }
+            }
         }
         /* Weights times values. */
         if (plain) {
@@ -400,20 +456,19 @@ static __global__ void __launch_bounds__(THREADS, 1)
             __syncwarp();
             there[AHEAD - 1] = fetch(tile + AHEAD, stage, next);
         } else {
+            by_parts(three, true, [&](auto A, auto) {
+                constexpr bool AS = decltype(A)::value;
 #pragma unroll
-            for (int k = 0; k < STEPS; k++) {
-                if (c0 + 16 * k >= dim)
-                    break;
-                uint32_t f[3][4];
-                const uint16_t *from =
-                    &room->v[warp][0][lane % 8 + lane / 16 * 8][16 * k + lane / 8 % 2 * 8];
-                load_turned(f[0], from);
-                if ((v_has[k] & SECOND) != 0)
-                    load_turned(f[1], from + TILE * V_STRIDE);
-                if ((v_has[k] & THIRD) != 0)
-                    load_turned(f[2], from + 2 * TILE * V_STRIDE);
-                mma_parts<TILES>(o[k], f, b, v_has[k], SECOND | THIRD);
-            }
+                for (int k = 0; k < STEPS; k++) {
+                    uint32_t f[3][4];
+                    const uint16_t *from =
+                        &room->v[warp][0][lane % 8 + lane / 16 * 8][16 * k + lane / 8 % 2 * 8];
+#pragma unroll
+                    for (int p = 0; p < (AS ? 3 : 1); p++)
+                        load_turned(f[p], from + p * TILE * V_STRIDE);
+                    mma_parts<TILES, AS, true>(o[k], f, b);
+                }
+            });
         }
         next = listed(&r, (tile + AHEAD + 1) * TILE + lane % TILE);
         stage = stage + 1 < AHEAD ? stage + 1 : 0;
@@ -425,10 +480,15 @@ static __global__ void __launch_bounds__(THREADS, 1)
                 float first[2], second[2];
 #pragma unroll
                 for (int h = 0; h < 2; h++) {
-                    join_one(&max_joined[n][h], &sum_joined[n][h], max_of[n][h], sum_of[n][h],
-                             &first[h], &second[h]);
-                    max_of[n][h] = -FLT_MAX;
-                    sum_of[n][h] = 0;
+                    if (TILES > 1) {
+                        first[h] = room->first[8 * n + 2 * t + h];
+                        second[h] = room->second[8 * n + 2 * t + h];
+                        continue;
+                    }
+                    join_one(&max_joined[0][h], &sum_joined[0][h], max_of[0][h],
+                             over_rows(sum_of[0][h]), &first[h], &second[h]);
+                    max_of[0][h] = -FLT_MAX;
+                    sum_of[0][h] = 0;
                 }
 #pragma unroll
                 for (int k = 0; k < STEPS; k++)
@@ -454,26 +514,31 @@ static __global__ void __launch_bounds__(THREADS, 1)
                 for (int k = 0; k < STEPS; k++)
                     ((float4 *)(void *)to)[(warp * STEPS + k) * 32 + lane] =
                         make_float4(o[k][n][0], o[k][n][1], o[k][n][2], o[k][n][3]);
-            if (warp == 0 && g == 0) {
-                float *ends = to + (int64_t)active * OWN * 8;
+            float *ends = to + (int64_t)active * OWN * 8;
+            if (TILES == 1 ? warp == 0 : warp / 2 == n)
 #pragma unroll
-                for (int h = 0; h < 2; h++) {
-                    ends[2 * t + h] = sum_of[n][h];
-                    ends[8 + 2 * t + h] = max_of[n][h];
+                for (int h = 0; h < (TILES == 1 ? 2 : 1); h++) {
+                    int head = 2 * t + (TILES == 1 ? h : warp % 2);
+                    float sum = over_rows(sum_of[0][h]);
+                    if (g == 0) {
+                        ends[head] = sum;
+                        ends[8 + head] = max_of[0][h];
+                    }
                 }
-            }
         }
         return;
     }
+    if ((TILES > 1 || warp == 0) && g == 0)
+        for (int h = 0; h < (TILES == 1 ? 2 : 1); h++) {
+            int head = TILES == 1 ? 2 * t + h : 8 * (warp / 2) + 2 * t + warp % 2;
+            if (head0 + head < a.heads)
+                join_sink(max_joined[0][h], sum_joined[0][h], a.sink[head0 + head],
+                          &room->last[head], &room->total[head]);
+        }
+    __syncthreads();
 #pragma unroll
     for (int n = 0; n < TILES; n++) {
-        float rescale[2], total[2];
-#pragma unroll
-        for (int h = 0; h < 2; h++) {
-            int head = head0 + 8 * n + 2 * t + h;
-            join_sink(max_joined[n][h], sum_joined[n][h], head < a.heads ? a.sink[head] : 0,
-                      &rescale[h], &total[h]);
-        }
+        const float *rescale = &room->last[8 * n + 2 * t], *total = &room->total[8 * n + 2 * t];
 #pragma unroll
         for (int k = 0; k < STEPS; k++)
 #pragma unroll
@@ -493,7 +558,7 @@ static __global__ void __launch_bounds__(STEPS * 32)
     let_next_start();
     if (!MUTANT(43)) /* joins before the last split is there */
         wait_for_previous();
-    __shared__ float first[8][MOST_SPLITS], second[8][MOST_SPLITS], rescale[8], total[8];
+    __shared__ float first[MOST_SPLITS][8], second[MOST_SPLITS][8], rescale[8], total[8];
     int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, k = threadIdx.x / 32, dim = a.dim;
     int64_t i = a.first + blockIdx.z;
     const float *from = part_at(&a, blockIdx.z, 0, (int)blockIdx.y);
@@ -520,8 +585,8 @@ static __global__ void __launch_bounds__(STEPS * 32)
         }
         float before = __shfl_up_sync(0xffffffffu, most, 1, MOST_SPLITS);
         float x = expf((s > 0 ? before : -FLT_MAX) - most), y = expf(max - most), all = 0;
-        first[h][s] = x;
-        second[h][s] = y;
+        first[s][h] = x;
+        second[s][h] = y;
 #pragma unroll
         for (int d = 0; d < MOST_SPLITS; d++)
             all = fmaf(all, __shfl_sync(0xffffffffu, x, d, MOST_SPLITS),
@@ -533,10 +598,12 @@ static __global__ void __launch_bounds__(STEPS * 32)
     float o[4] = {};
 #pragma unroll
     for (int s = 0; s < MOST_SPLITS; s++) {
-        const float *x = &v[s].x;
-#pragma unroll
-        for (int e = 0; e < 4; e++)
-            o[e] = fmaf(x[e], second[2 * t + e % 2][s], o[e] * first[2 * t + e % 2][s]);
+        float2 f = *(const float2 *)(const void *)&first[s][2 * t];
+        float2 x = *(const float2 *)(const void *)&second[s][2 * t];
+        o[0] = fmaf(v[s].x, x.x, o[0] * f.x);
+        o[1] = fmaf(v[s].y, x.y, o[1] * f.y);
+        o[2] = fmaf(v[s].z, x.x, o[2] * f.x);
+        o[3] = fmaf(v[s].w, x.y, o[3] * f.y);
     }
 #pragma unroll
     for (int e = 0; e < 4; e++) {

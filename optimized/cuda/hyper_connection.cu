@@ -1,6 +1,6 @@
 /* hyper_connection.cu - mHC: the mixes of the streams, their gates with Sinkhorn's normalisation,
  * collapse and expansion. */
-#include "parts.cuh"
+#include "device.cuh"
 
 enum { SLICE = 256, MIX_WARPS = 8, AHEAD = 3 };
 
@@ -12,24 +12,37 @@ __device__ __forceinline__ float sigmoid(float x)
     return __fdiv_rn(x >= 0 ? 1.0f : e, 1.0f + e) + (x != x ? x : 0.0f);
 }
 
-/* Sum over four lanes, `step` and 2 * step apart, the same in each: three shuffles at a time. */
-__device__ __forceinline__ float sum_of_four(float x, int step)
-{
-    float a = __shfl_xor_sync(0xffffu, x, step), b = __shfl_xor_sync(0xffffu, x, 2 * step);
-    float c = __shfl_xor_sync(0xffffu, x, 3 * step);
-    return (x + a) + (b + c);
-}
-
-/* Sinkhorn's passes on four streams: element 4 a + b in lane 4 a + b of sixteen lanes. */
+/* Sinkhorn's passes on four streams: element 4 a + b in lane 4 a + b of sixteen lanes. One lane
+ * does it all in its registers: a sum of four is waited for less than shuffles are. */
 __device__ __forceinline__ float sinkhorn_four(float x, int iters, float eps)
 {
+    float v[4][4];
+    int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int i = 0; i < 16; i++)
+        v[i / 4][i % 4] = __shfl_sync(0xffffu, x, i);
     for (int pass = 0; pass < iters; pass++) {
         if (pass > 0)
-            x = __fdividef(x, sum_of_four(x, 1) + eps);
-        x = __fdividef(x, sum_of_four(x, 4) + eps);
+#pragma unroll
+            for (int a = 0; a < 4; a++) {
+                float f = __fdividef(1.0f, ((v[a][0] + v[a][1]) + (v[a][2] + v[a][3])) + eps);
+#pragma unroll
+                for (int b = 0; b < 4; b++)
+                    v[a][b] *= f;
+            }
+#pragma unroll
+        for (int b = 0; b < 4; b++) {
+            float f = __fdividef(1.0f, ((v[0][b] + v[1][b]) + (v[2][b] + v[3][b])) + eps);
+#pragma unroll
+            for (int a = 0; a < 4; a++)
+                v[a][b] *= f;
+        }
         if (MUTANT(8) && pass == 17) /* two passes of Sinkhorn short */
             break;
     }
+#pragma unroll
+    for (int i = 0; i < 16; i++)
+        x = lane == i ? v[i / 4][i % 4] : x;
     return x;
 }
 
@@ -211,10 +224,10 @@ static __global__ void hc_mix(cu_tensor fn, const float *streams, float eps, flo
 /* ---- mixes, gates, collapse, norm in one launch ---------------------------------------------- */
 
 /* Sixteen blocks that see each other's memory take a sixteenth of the columns each, of up to eight
- * tokens: mixes on the tensor cores (parts.cuh), the weights fetched before the streams are there.
- * What they add up goes round once; each block then knows the gates, collapses its columns, and
- * needs to hear only the sum of squares for the norm. One warp more works out the gates of the
- * expansion meanwhile: block r those of token r. */
+ * tokens; the weights are fetched before the streams are there. Each sends its sums to all the
+ * others; all then know the gates, collapse their columns, and need to hear only the sum of squares
+ * for the norm. One warp more works out the gates of the expansion meanwhile: in block r those of
+ * token r. */
 enum {
     TOGETHER = 16, /* blocks */
     TOKENS = 8,    /* of these blocks */
@@ -236,11 +249,13 @@ typedef struct {
     cu_left left;     /* out NULL: nobody leaves */
 } enter_args;
 
+enum { SUMS = (MIXES + 1) * TOKENS }; /* [mix][token], then the squares */
+
 typedef struct {
     float x[TOKENS][4][ENTER_MOST / TOGETHER];
-    float part[ENTER_WARPS][MIXES * TOKENS], squares[ENTER_WARPS][TOKENS];
-    float mine[(MIXES + 1) * TOKENS]; /* [mix][token], then the squares: what others read */
-    float power[TOKENS];              /* of the collapsed columns: read by others, too */
+    float part[ENTER_WARPS][SUMS];
+    float from[TOGETHER][SUMS];     /* sums of each block */
+    float powers[TOGETHER][TOKENS]; /* of the collapsed columns, likewise */
     float scale[TOKENS], pre[TOKENS][4], sums[ENTER_WARPS][TOKENS];
     float comb[TOKENS][16], post[TOKENS][4], kept[TOKENS][LEFT_EXPERTS];
 } enter_room;
@@ -263,23 +278,21 @@ __device__ __forceinline__ void wait_together()
     asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
 
-/* The float at the same place in block `rank`'s memory. */
-__device__ __forceinline__ float of_block(const float *p, int rank)
+/* v into the same place of block `rank`'s memory. */
+__device__ __forceinline__ void to_block(float *p, int rank, float v)
 {
     unsigned at = (unsigned)__cvta_generic_to_shared(p), there;
-    float v;
     asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(at), "r"(rank));
-    asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(v) : "r"(there) : "memory");
-    return v;
+    asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(there), "f"(v) : "memory");
 }
 
-/* In the blocks' order. */
-__device__ __forceinline__ float of_all(const float *p)
+/* What all blocks sent, in their order, `step` floats apart. */
+__device__ __forceinline__ float of_all(const float *p, int step)
 {
     float v[TOGETHER], sum = 0;
 #pragma unroll
     for (int r = 0; r < TOGETHER; r++)
-        v[r] = of_block(p, r);
+        v[r] = p[r * step];
 #pragma unroll
     for (int r = 0; r < TOGETHER; r++)
         if (!MUTANT(9) || r < TOGETHER - 1) /* the last slice lost */
@@ -359,8 +372,8 @@ __device__ __forceinline__ void late_gates(const enter_args &a, const enter_room
 {
     int lane = threadIdx.x % 32, row = lane < 16 ? 8 + lane : 4 + lane % 4;
     const cu_gates &g = a.gates;
-    float scale = root_scale(of_all(&room.mine[MIXES * TOKENS + rank]), 4 * a.dim, a.eps);
-    float v = of_all(&room.mine[row * TOKENS + rank]) * scale;
+    float scale = root_scale(of_all(&room.from[0][MIXES * TOKENS + rank], SUMS), 4 * a.dim, a.eps);
+    float v = of_all(&room.from[0][row * TOKENS + rank], SUMS) * scale;
     v = v * g.scale[lane < 16 ? 2 : 1] + g.base[row];
     if (lane >= 16 && lane < 20)
         g.post[token * 4 + lane - 16] = 2.0f * sigmoid(v);
@@ -368,8 +381,9 @@ __device__ __forceinline__ void late_gates(const enter_args &a, const enter_room
         return;
     float max = fmaxf(v, __shfl_xor_sync(0xffffu, v, 1));
     max = fmaxf(max, __shfl_xor_sync(0xffffu, max, 2));
-    float e = expf(v - max);
-    e = __fdiv_rn(e, sum_of_four(e, 1)) + g.eps;
+    float e = expf(v - max), sum = e + __shfl_xor_sync(0xffffu, e, 1);
+    sum += __shfl_xor_sync(0xffffu, sum, 2);
+    e = __fdiv_rn(e, sum) + g.eps;
     g.comb[token * 16 + lane] = sinkhorn_four(e, g.iters, g.eps);
 }
 #endif
@@ -379,7 +393,8 @@ static __global__ void __launch_bounds__((ENTER_WARPS + 1) * 32, 1)
 {
 #if __CUDA_ARCH__ >= 900
     let_next_start();
-    __shared__ enter_room room;
+    extern __shared__ __align__(16) uint8_t memory[];
+    enter_room &room = *(enter_room *)(void *)memory;
     int rank = (int)rank_in_cluster(), lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     int g = lane / 4, t = lane % 4, own = (int)a.dim / TOGETHER, fours = own / 4;
     int64_t token0 = (int64_t)blockIdx.y * TOKENS;
@@ -402,8 +417,7 @@ static __global__ void __launch_bounds__((ENTER_WARPS + 1) * 32, 1)
     }
     /* Unit u of four columns: stream u / fours, columns 4 (u % fours) of this block's. */
     const float4 zero = make_float4(0, 0, 0, 0);
-    float4 w[ENTER_STEPS][3];
-    float size = 0;
+    float4 w[ENTER_STEPS][3]; /* rows g, g + 8, g + 16 */
 #pragma unroll
     for (int k = 0; k < ENTER_STEPS; k++) {
         int u = (warp * ENTER_STEPS + k) * 4 + t;
@@ -418,7 +432,9 @@ static __global__ void __launch_bounds__((ENTER_WARPS + 1) * 32, 1)
     bool left = a.left.out != NULL;
     if (left)
         leave_columns(a, room, rank, token0, count);
+    /* Lane g brings the columns of token g. */
     float4 x[ENTER_STEPS];
+    float squares = 0;
 #pragma unroll
     for (int k = 0; k < ENTER_STEPS; k++) {
         int u = (warp * ENTER_STEPS + k) * 4 + t;
@@ -431,65 +447,64 @@ static __global__ void __launch_bounds__((ENTER_WARPS + 1) * 32, 1)
         else
             x[k] = __ldcg((const float4 *)(const void *)from);
     }
-    float mix[2][1][4] = {}, squares = 0;
 #pragma unroll
     for (int k = 0; k < ENTER_STEPS; k++) {
         int u = (warp * ENTER_STEPS + k) * 4 + t;
-        if ((warp * ENTER_STEPS + k) * 4 >= 4 * fours)
-            break;
-        *(float4 *)(void *)&room.x[g][u / fours][u % fours * 4] = x[k];
+        if (u < 4 * fours && g < count)
+            *(float4 *)(void *)&room.x[g][u / fours][u % fours * 4] = x[k];
         squares = fmaf(x[k].x, x[k].x, squares);
         squares = fmaf(x[k].y, x[k].y, squares);
         squares = fmaf(x[k].z, x[k].z, squares);
         squares = fmaf(x[k].w, x[k].w, squares);
-        size += size_of_four(x[k]);
-        four_parts f = split_four(x[k]);
-        b_parts b[1] = {{make_uint4(f.p[0][0], f.p[0][1], f.p[1][0], f.p[1][1]),
-                         make_uint2(f.p[2][0], f.p[2][1])}};
-        unsigned b_has = parts_there(f.p[1][0] | f.p[1][1], f.p[2][0] | f.p[2][1]);
-        uint32_t parts[3][4];
-        size += (size_of_four(w[k][0]) + size_of_four(w[k][1])) + size_of_four(w[k][2]);
-        unsigned a_has = split_rows(w[k][0], w[k][1], parts);
-        mma_parts<1>(mix[0], parts, b, a_has, b_has);
-        a_has = split_rows(w[k][2], zero, parts);
-        mma_parts<1>(mix[1], parts, b, a_has, b_has);
     }
     squares += __shfl_xor_sync(0xffffffffu, squares, 1);
     squares += __shfl_xor_sync(0xffffffffu, squares, 2);
-    bool plain = __any_sync(0xffffffffu, !has_parts(size));
-    __syncwarp();
-#pragma unroll
-    for (int i = 0; i < 6; i++) {
-        int row = 8 * (i / 2) + g, token = 2 * t + i % 2;
-        float sum = mix[i / 4][0][i % 4];
-        if (plain) {
-            sum = 0;
-            int first = warp * ENTER_STEPS * 16, end = first + ENTER_STEPS * 16;
-            for (int c = first; c < end && c < 4 * own && row < a.rows && token < count; c++)
-                sum = fmaf(a.fn[(row * 4 + c / own) * a.dim + rank * own + c % own],
-                           room.x[token][c / own][c % own], sum);
-        }
-        room.part[warp][row * TOKENS + token] = sum;
-    }
     if (t == 0)
-        room.squares[warp][g] = squares;
+        room.part[warp][MIXES * TOKENS + g] = squares;
+    __syncwarp();
+#pragma unroll 1
+    for (int token = 0; token < count; token++) {
+        float sum[3] = {};
+#pragma unroll
+        for (int k = 0; k < ENTER_STEPS; k++) {
+            int u = (warp * ENTER_STEPS + k) * 4 + t;
+            float4 y = zero;
+            if (u < 4 * fours)
+                y = *(const float4 *)(const void *)&room.x[token][u / fours][u % fours * 4];
+#pragma unroll
+            for (int m = 0; m < 3; m++) {
+                sum[m] = fmaf(w[k][m].x, y.x, sum[m]);
+                sum[m] = fmaf(w[k][m].y, y.y, sum[m]);
+                sum[m] = fmaf(w[k][m].z, y.z, sum[m]);
+                sum[m] = fmaf(w[k][m].w, y.w, sum[m]);
+            }
+        }
+#pragma unroll
+        for (int m = 0; m < 3; m++) {
+            sum[m] += __shfl_xor_sync(0xffffffffu, sum[m], 1);
+            sum[m] += __shfl_xor_sync(0xffffffffu, sum[m], 2);
+            if (t == 0)
+                room.part[warp][(g + 8 * m) * TOKENS + token] = sum[m];
+        }
+    }
     sync_workers();
-    if (threadIdx.x < (MIXES + 1) * TOKENS) {
-        int at = threadIdx.x;
+    int row = threadIdx.x / TOKENS, token = threadIdx.x % TOKENS;
+    if (row <= MIXES && token < count) {
         float sum = 0;
 #pragma unroll
         for (int k = 0; k < ENTER_WARPS; k++)
-            sum += at < MIXES * TOKENS ? room.part[k][at] : room.squares[k][at - MIXES * TOKENS];
-        room.mine[at] = sum;
+            sum += room.part[k][threadIdx.x];
+#pragma unroll
+        for (int r = 0; r < TOGETHER; r++)
+            to_block(&room.from[rank][threadIdx.x], r, sum);
     }
     __syncwarp();
     arrive_together();
     if (!MUTANT(44)) /* others' sums read before they are there */
         wait_together();
     float sum = 0;
-    int row = threadIdx.x / TOKENS, token = threadIdx.x % TOKENS;
     if (row <= MIXES && token < count)
-        sum = of_all(&room.mine[threadIdx.x]);
+        sum = of_all(&room.from[0][threadIdx.x], SUMS);
     if (row == MIXES && token < count)
         room.scale[token] = root_scale(sum, 4 * a.dim, a.eps);
     if (MUTANT(44))
@@ -509,7 +524,7 @@ static __global__ void __launch_bounds__((ENTER_WARPS + 1) * 32, 1)
     if (a.x == NULL) {
         __syncwarp();
         arrive_together();
-        wait_together(); /* before that, others may still be reading here */
+        wait_together(); /* nobody leaves while another may still send here */
         return;
     }
     sync_workers();
@@ -534,17 +549,19 @@ static __global__ void __launch_bounds__((ENTER_WARPS + 1) * 32, 1)
     if (a.y != NULL) {
         float weight = (int)threadIdx.x < own ? __ldg(a.norm + rank * own + threadIdx.x) : 0.0f;
         sync_workers();
-        if (threadIdx.x < TOKENS) {
+        if ((int)threadIdx.x < TOGETHER * TOKENS) {
+            int i = threadIdx.x % TOKENS;
             float power = 0;
             for (int k = 0; k < ENTER_WARPS; k++)
-                power += room.sums[k][threadIdx.x];
-            room.power[threadIdx.x] = power;
+                power += i < count ? room.sums[k][i] : 0.0f;
+            to_block(&room.powers[rank][i], (int)threadIdx.x / TOKENS, power);
         }
         __syncwarp();
         arrive_together();
         wait_together();
         if ((int)threadIdx.x < count)
-            room.scale[threadIdx.x] = root_scale(of_all(&room.power[threadIdx.x]), a.dim, a.eps);
+            room.scale[threadIdx.x] =
+                root_scale(of_all(&room.powers[0][threadIdx.x], TOKENS), a.dim, a.eps);
         sync_workers();
 #pragma unroll
         for (int i = 0; i < TOKENS; i++)
@@ -553,7 +570,7 @@ static __global__ void __launch_bounds__((ENTER_WARPS + 1) * 32, 1)
     }
     __syncwarp();
     arrive_together();
-    wait_together(); /* before that, others may still be reading here */
+    wait_together(); /* nobody leaves while another may still send here */
 #endif
 }
 
@@ -571,6 +588,7 @@ static bool clusters()
         cudaLaunchConfig_t launch = {};
         launch.gridDim = TOGETHER;
         launch.blockDim = (ENTER_WARPS + 1) * 32;
+        launch.dynamicSmemBytes = sizeof(enter_room);
         launch.attrs = &how;
         launch.numAttrs = 1;
         int device = 0, major = 0, most = 0;
@@ -580,6 +598,8 @@ static bool clusters()
                  major >= 9 &&
                  cudaFuncSetAttribute(hc_enter, cudaFuncAttributeNonPortableClusterSizeAllowed,
                                       1) == cudaSuccess &&
+                 cudaFuncSetAttribute(hc_enter, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                      (int)sizeof(enter_room)) == cudaSuccess &&
                  cudaOccupancyMaxActiveClusters(&most, hc_enter, &launch) == cudaSuccess &&
                  most > 0;
         if (!answer)
@@ -600,8 +620,8 @@ static void enter(cu_stream s, const enter_args *a)
 {
     dim3 grid(TOGETHER, cu_blocks(a->n, TOKENS));
     if (a->n > 0)
-        LAUNCH_CLUSTERS("hc_enter", a->n * a->dim, hc_enter, grid, (ENTER_WARPS + 1) * 32, 0, s,
-                        TOGETHER, *a);
+        LAUNCH_CLUSTERS("hc_enter", a->n * a->dim, hc_enter, grid, (ENTER_WARPS + 1) * 32,
+                        sizeof(enter_room), s, TOGETHER, *a);
 }
 
 extern "C" int64_t cu_hc_mix_scratch(int64_t rows, int64_t width, int64_t n)

@@ -32,12 +32,12 @@ __device__ __forceinline__ float head_share(float dot, float weight, bool bf16)
 typedef struct {
     uint4 two[HEAD_TILES][STEPS][32]; /* q's parts, fragments in order of lane */
     uint2 third[HEAD_TILES][STEPS][32];
+    float4 raw[SCORE_WARPS][STEPS][32]; /* q on its way here, each lane its own */
     float weight[8 * HEAD_TILES];
-    unsigned
-        has[SCORE_WARPS]; /* of a warp's share: parts_there, bit 2: some values have no parts */
+    unsigned has[SCORE_WARPS]; /* of a warp's share: 1: second parts, 2: some have none at all */
 } score_room;
 
-/* 128 rows, a warp 16 of them, in registers as parts; tokens blockIdx.y, + gridDim.y, ... and their
+/* 128 rows, a warp 16 of them, in registers; tokens blockIdx.y, + gridDim.y, ... and their
  * heads, 64 at a time, come by in shared memory. One room is multiplied while the next is filled.
  */
 static __global__ void __launch_bounds__(SCORE_THREADS, 1)
@@ -56,38 +56,41 @@ static __global__ void __launch_bounds__(SCORE_THREADS, 1)
     row0 += 16 * warp;
     const float *row = row0 + g < far ? rows + (row0 + g) * dim : NULL;
     const float *row8 = row0 + g + 8 < far ? rows + (row0 + g + 8) * dim : NULL;
-    float4 x[STEPS][2], y[STEPS];
-#pragma unroll
-    for (int k = 0; k < STEPS; k++) {
-        x[k][0] = load_four(row, 16 * k + 4 * t, dim, quads);
-        x[k][1] = load_four(row8, 16 * k + 4 * t, dim, quads);
-    }
+    float4 x[STEPS][2];
     /* A warp's share of the heads from head0 on, and what they weigh. */
-    auto load = [&](int64_t token, int head0) {
+    auto load = [&](score_room *room, int64_t token, int head0) {
         int head = head0 + 8 * warp + g;
-        const float *from = token < n && head < heads ? q + (token * heads + head) * dim : NULL;
+        bool there = token < n && head < heads;
+        const float *from = there ? q + (token * heads + head) * dim : q;
 #pragma unroll
-        for (int k = 0; k < STEPS; k++)
-            y[k] = load_four(from, 16 * k + 4 * t, dim, quads);
+        for (int k = 0; k < STEPS; k++) {
+            int c = 16 * k + 4 * t;
+            if (quads)
+                fetch_four(&room->raw[warp][k][lane], c < dim ? from + c : q, there && c < dim);
+            else
+                room->raw[warp][k][lane] = load_four(there ? from : NULL, c, dim, false);
+        }
+        fetched();
         head = head0 + (int)threadIdx.x;
         return threadIdx.x < 8 * HEAD_TILES && token < n && head < heads
                    ? __ldcg(w + token * heads + head)
                    : 0.0f;
     };
     auto store = [&](score_room *room, float weight) {
-        uint32_t second = 0, third = 0;
+        uint32_t below = 0;
         float size = 0;
+        wait_fetched<0>();
 #pragma unroll
         for (int k = 0; k < STEPS; k++) {
-            four_parts f = split_four(y[k]);
-            size += size_of_four(y[k]);
-            second |= f.p[1][0] | f.p[1][1];
-            third |= f.p[2][0] | f.p[2][1];
+            float4 y = room->raw[warp][k][lane];
+            four_parts f = split_four(y);
+            size += size_of_four(y);
+            below |= bits_below(y);
             room->two[warp][k][lane] = make_uint4(f.p[0][0], f.p[0][1], f.p[1][0], f.p[1][1]);
             room->third[warp][k][lane] = make_uint2(f.p[2][0], f.p[2][1]);
         }
-        unsigned has = parts_there(second, third);
-        has |= __any_sync(0xffffffffu, !has_parts(size)) ? 4u : 0u;
+        unsigned has = (__any_sync(0xffffffffu, below != 0) ? 1u : 0u) |
+                       (__any_sync(0xffffffffu, !has_parts(size)) ? 2u : 0u);
         if (lane == 0)
             room->has[warp] = has;
         if (threadIdx.x < 8 * HEAD_TILES)
@@ -95,68 +98,69 @@ static __global__ void __launch_bounds__(SCORE_THREADS, 1)
     };
     int64_t token = blockIdx.y;
     int head0 = 0;
-    store(&rooms[0], load(token, 0));
-    uint32_t a[STEPS][3][4];
-    unsigned a_has[STEPS];
-    float size = 0, total[2] = {};
+    float first = load(&rooms[0], token, 0);
 #pragma unroll
-    for (int k = 0; k < STEPS; k++) {
-        size += size_of_four(x[k][0]) + size_of_four(x[k][1]);
-        a_has[k] = split_rows(x[k][0], x[k][1], a[k]);
+    for (int k = 0; k < STEPS; k++) { /* long on their way: q first */
+        x[k][0] = load_four(row, 16 * k + 4 * t, dim, quads);
+        x[k][1] = load_four(row8, 16 * k + 4 * t, dim, quads);
     }
-    bool plain = __any_sync(0xffffffffu, !has_parts(size));
+    store(&rooms[0], first);
+    float total[2] = {};
     for (int turn = 0; token < n; turn++) {
         const score_room *room = &rooms[turn % 2];
         bool last = head0 + 8 * HEAD_TILES >= heads; /* of this token */
         int64_t next = last ? token + gridDim.y : token;
         int next0 = last ? 0 : head0 + 8 * HEAD_TILES;
-        float weight = load(next, next0);
+        float weight = load(&rooms[(turn + 1) % 2], next, next0);
         if (!MUTANT(41)) /* q multiplied before every warp has split its share */
             __syncthreads();
         unsigned b_has = 0;
 #pragma unroll
         for (int k = 0; k < SCORE_WARPS; k++)
             b_has |= room->has[k];
-            /* A lane has heads 2 t and 2 t + 1 of each tile, rows g and g + 8. */
+        /* A lane has heads 2 t and 2 t + 1 of each tile, rows g and g + 8. */
+        float dot[HEAD_TILES][4] = {}, size = 0;
 #pragma unroll
-        for (int n4 = 0; n4 < HEAD_TILES; n4 += 4) {
-            float dot[4][4] = {};
-            if (head0 + 8 * n4 >= heads)
-                break;
-            if (plain || (b_has & 4u) != 0) {
+        for (int k = 0; k < STEPS; k++) {
+            uint32_t below = bits_below(x[k][0]) | bits_below(x[k][1]);
+            size += size_of_four(x[k][0]) + size_of_four(x[k][1]);
+            if (16 * k < dim)
+                by_parts(
+                    __any_sync(0xffffffffu, below != 0), (b_has & 1u) != 0, [&](auto A, auto B) {
+                        uint32_t a[3][4];
+                        split_rows<decltype(A)::value>(x[k][0], x[k][1], a);
 #pragma unroll
-                for (int e = 0; e < 16; e++) {
-                    int head = head0 + 8 * (n4 + e / 4) + 2 * t + e % 2;
-                    const float *from = e % 4 < 2 ? row : row8;
-                    float sum = 0;
-                    for (int c = 0; from != NULL && head < heads && c < dim; c++)
-                        sum = fmaf(__ldcg(q + (token * heads + head) * dim + c), __ldcg(from + c),
-                                   sum);
-                    dot[e / 4][e % 4] = sum;
-                }
-            } else {
+                        for (int n4 = 0; n4 < HEAD_TILES; n4 += 4) {
+                            b_parts b[4];
 #pragma unroll
-                for (int k = 0; k < STEPS; k++) {
-                    b_parts b[4];
-                    if (16 * k >= dim)
-                        break;
+                            for (int m = 0; m < 4; m++) {
+                                b[m].two = room->two[n4 + m][k][lane];
+                                if (decltype(B)::value)
+                                    b[m].third = room->third[n4 + m][k][lane];
+                            }
+                            mma_parts<4, decltype(A)::value, decltype(B)::value>(dot + n4, a, b);
+                        }
+                    });
+        }
+        if (__any_sync(0xffffffffu, !has_parts(size)) || (b_has & 2u) != 0) {
 #pragma unroll
-                    for (int m = 0; m < 4; m++) {
-                        b[m].two = room->two[n4 + m][k][lane];
-                        b[m].third =
-                            (b_has & THIRD) != 0 ? room->third[n4 + m][k][lane] : make_uint2(0, 0);
-                    }
-                    mma_parts<4>(dot, a[k], b, a_has[k], b_has);
-                }
-            }
-#pragma unroll
-            for (int e = 0; e < 16; e++) {
-                int head = 8 * (n4 + e / 4) + 2 * t + e % 2;
-                if (head0 + head < heads)
-                    total[e % 4 / 2] += head_share(dot[e / 4][e % 4], room->weight[head], bf16);
+            for (int e = 0; e < 4 * HEAD_TILES; e++) {
+                int head = head0 + 8 * (e / 4) + 2 * t + e % 2;
+                const float *from = e % 4 < 2 ? row : row8;
+                float sum = 0;
+                for (int c = 0; from != NULL && head < heads && c < dim; c++)
+                    sum = fmaf(__ldcg(q + (token * heads + head) * dim + c), __ldcg(from + c), sum);
+                dot[e / 4][e % 4] = sum;
             }
         }
-        store(&rooms[(turn + 1) % 2], weight);
+#pragma unroll
+        for (int e = 0; e < 4 * HEAD_TILES; e++) {
+            int head = 8 * (e / 4) + 2 * t + e % 2;
+            if (head0 + head < heads)
+                total[e % 4 / 2] += head_share(dot[e / 4][e % 4], room->weight[head], bf16);
+        }
+        if (next < n)
+            store(&rooms[(turn + 1) % 2], weight);
         if (last) {
             int64_t visible = visible_rows(n_rows, pos0, ratio, token);
 #pragma unroll
@@ -172,6 +176,7 @@ static __global__ void __launch_bounds__(SCORE_THREADS, 1)
         token = next;
         head0 = next0;
     }
+    wait_fetched<0>();
 }
 
 /* Rows of any width: a thread a row, nothing but plain sums. */
@@ -420,9 +425,13 @@ static __global__ void __launch_bounds__(SELECT_THREADS)
     int kept = n < k ? (int)n : k;
     /* The first HELD * SELECT_THREADS keys stay in registers: loaded together, read again. */
     uint32_t held[HELD], high = 0;
+    float score[HELD];
 #pragma unroll
-    for (int i = 0; i < HELD; i++)
-        held[i] = i * SELECT_THREADS + t < n ? key_of(__ldcg(&scores[i * SELECT_THREADS + t])) : 0;
+    for (int i = 0; i < HELD; i++) {
+        int at =
+            i * SELECT_THREADS + t; /* never a branch: the loads must not wait for each other */
+        score[i] = __ldcg(&scores[at < n ? at : 0]);
+    }
     if (!MUTANT(17)) /* stale counts */
         for (int i = t; i < SPREAD; i += SELECT_THREADS)
             r.count[i] = 0;
@@ -431,8 +440,10 @@ static __global__ void __launch_bounds__(SELECT_THREADS)
     if (kept <= 0)
         return;
 #pragma unroll
-    for (int i = 0; i < HELD; i++)
+    for (int i = 0; i < HELD; i++) {
+        held[i] = i * SELECT_THREADS + t < n ? key_of(score[i]) : 0;
         high = held[i] > high ? held[i] : high;
+    }
     for (int64_t j = HELD * SELECT_THREADS + t; j < n; j += SELECT_THREADS) {
         uint32_t key = key_of(__ldcg(&scores[j]));
         high = key > high ? key : high;
@@ -499,12 +510,21 @@ static __global__ void __launch_bounds__(SELECT_THREADS)
         return;
     }
     int edge = r.edge, places = r.places;
+    /* Few are: first which, then each in its turn. */
+    unsigned in = 0;
 #pragma unroll
-    for (int i = 0; i < HELD; i++) {
-        int at = bin_of(held[i]);
-        if (i * SELECT_THREADS + t < n && held[i] >= low && at >= edge)
-            best[atomicAdd(&r.next[at], 1)] =
-                (uint64_t)held[i] << 32 | (0xffffffffu - (uint32_t)(i * SELECT_THREADS + t));
+    for (int i = 0; i < HELD; i++)
+        in |=
+            i * SELECT_THREADS + t < n && held[i] >= low && bin_of(held[i]) >= edge ? 1u << i : 0u;
+    while (in != 0) {
+        int which = __ffs((int)in) - 1;
+        uint32_t key = 0;
+#pragma unroll
+        for (int i = 0; i < HELD; i++)
+            key = i == which ? held[i] : key;
+        in &= in - 1;
+        best[atomicAdd(&r.next[bin_of(key)], 1)] =
+            (uint64_t)key << 32 | (0xffffffffu - (uint32_t)(which * SELECT_THREADS + t));
     }
     for (int64_t j = HELD * SELECT_THREADS + t; j < n; j += SELECT_THREADS) {
         uint32_t key = key_of(__ldcg(&scores[j]));

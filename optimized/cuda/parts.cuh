@@ -1,13 +1,16 @@
 /* parts.cuh - float32 products on the tensor cores: a float is the sum of three bf16 parts, exactly
  * (8 + 8 + 8 bits), and of the nine products of parts the six largest are added; what is left out
- * is below 2^-25 of a product. Parts that are all zero (values that came from bf16, FP8 or FP4) are
- * not multiplied: zeros change no sum. Values that have no such parts (infinities, NaN, 2^60 and
- * more) are told, and their sums are formed by fmaf. Private to the .cu files.
+ * is below 2^-25 of a product. Values that are bf16 already (those that came from bf16, FP8 or FP4)
+ * are one part, and the products with the others, which are zero, are not made: that changes no
+ * sum. Values that have no parts (infinities, NaN, 2^60 and more) are told, and their sums are
+ * formed by fmaf. Private to the .cu files.
  *
  * Fragments are those of mma.m16n8k16: lane 4 g + t. The columns of a step of 16 are dealt so that
  * lane t holds columns 4 t .. 4 t + 3, one float4, on both sides: a sum does not mind. */
 #ifndef DSV4_CUDA_PARTS_CUH
 #define DSV4_CUDA_PARTS_CUH
+
+#include <type_traits>
 
 #include "device.cuh"
 
@@ -68,14 +71,12 @@ __device__ __forceinline__ bool has_parts(float size)
     return size < 0x1p60f;
 }
 
-/* Bits of a warp-wide answer: are there second, third parts that are not zero? */
-enum { SECOND = 1, THIRD = 2 };
-
-__device__ __forceinline__ unsigned parts_there(uint32_t second, uint32_t third)
+/* The bits that values which are bf16 do not have. */
+__device__ __forceinline__ uint32_t bits_below(float4 v)
 {
-    /* -0 is a zero as well */
-    return (__any_sync(0xffffffffu, (second & 0x7fff7fffu) != 0) ? (unsigned)SECOND : 0u) |
-           (__any_sync(0xffffffffu, (third & 0x7fff7fffu) != 0) ? (unsigned)THIRD : 0u);
+    return ((__float_as_uint(v.x) | __float_as_uint(v.y)) |
+            (__float_as_uint(v.z) | __float_as_uint(v.w))) &
+           0xffffu;
 }
 
 /* d += a b: a [16][16] by row, b [16][8] by column. */
@@ -87,19 +88,26 @@ __device__ __forceinline__ void mma_bf16(float d[4], const uint32_t a[4], uint32
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-/* The parts of a step's 16 x 16 values from a lane's two rows; returns parts_there(). */
-__device__ __forceinline__ unsigned split_rows(float4 row, float4 row8, uint32_t a[3][4])
+/* The parts of a step's 16 x 16 values from a lane's two rows; only the first, of values that are
+ * bf16, if not THREE. */
+template <bool THREE>
+__device__ __forceinline__ void split_rows(float4 row, float4 row8, uint32_t a[3][4])
 {
-    four_parts x = split_four(row), y = split_four(row8);
+    if (THREE) {
+        four_parts x = split_four(row), y = split_four(row8);
 #pragma unroll
-    for (int p = 0; p < 3; p++) {
-        a[p][0] = x.p[p][0];
-        a[p][1] = y.p[p][0];
-        a[p][2] = x.p[p][1];
-        a[p][3] = y.p[p][1];
+        for (int p = 0; p < 3; p++) {
+            a[p][0] = x.p[p][0];
+            a[p][1] = y.p[p][0];
+            a[p][2] = x.p[p][1];
+            a[p][3] = y.p[p][1];
+        }
+    } else {
+        a[0][0] = __byte_perm(__float_as_uint(row.x), __float_as_uint(row.y), 0x7632);
+        a[0][1] = __byte_perm(__float_as_uint(row8.x), __float_as_uint(row8.y), 0x7632);
+        a[0][2] = __byte_perm(__float_as_uint(row.z), __float_as_uint(row.w), 0x7632);
+        a[0][3] = __byte_perm(__float_as_uint(row8.z), __float_as_uint(row8.w), 0x7632);
     }
-    return parts_there(a[1][0] | a[1][1] | a[1][2] | a[1][3],
-                       a[2][0] | a[2][1] | a[2][2] | a[2][3]);
 }
 
 /* Other factors as lanes keep them in shared memory: 16 bytes for the first two parts, 8 for the
@@ -111,40 +119,54 @@ typedef struct {
 
 /* sum += the products of a step, for several tiles of eight columns. The small products are added
  * up by themselves and joined by an ordinary addition: the tensor cores cut off when they add, and
- * the steps' small sums do not wait for each other. a_has, b_has: parts_there() of both sides. */
-template <int TILES>
+ * the steps' small sums do not wait for each other. A, B: whether a side has three parts, or one.
+ */
+template <int TILES, bool A, bool B>
 __device__ __forceinline__ void mma_parts(float sum[TILES][4], const uint32_t a[3][4],
-                                          const b_parts b[TILES], unsigned a_has, unsigned b_has)
+                                          const b_parts b[TILES])
 {
     float rest[TILES][4] = {};
-    if (a_has & THIRD)
+    if (A)
 #pragma unroll
         for (int n = 0; n < TILES; n++)
             mma_bf16(rest[n], a[2], b[n].two.x, b[n].two.y);
-    if (b_has & THIRD)
+    if (B)
 #pragma unroll
         for (int n = 0; n < TILES; n++)
             mma_bf16(rest[n], a[0], b[n].third.x, b[n].third.y);
-    if ((a_has & SECOND) && (b_has & SECOND))
+    if (A && B)
 #pragma unroll
         for (int n = 0; n < TILES; n++)
             mma_bf16(rest[n], a[1], b[n].two.z, b[n].two.w);
-    if (a_has & SECOND)
+    if (A)
 #pragma unroll
         for (int n = 0; n < TILES; n++)
             mma_bf16(rest[n], a[1], b[n].two.x, b[n].two.y);
-    if ((b_has & SECOND) && !MUTANT(40)) /* the second part of one side forgotten */
+    if (B)
 #pragma unroll
         for (int n = 0; n < TILES; n++)
-            mma_bf16(rest[n], a[0], b[n].two.z, b[n].two.w);
+            if (!MUTANT(40)) /* the second part of one side forgotten */
+                mma_bf16(rest[n], a[0], b[n].two.z, b[n].two.w);
 #pragma unroll
     for (int n = 0; n < TILES; n++)
         mma_bf16(sum[n], a[0], b[n].two.x, b[n].two.y);
+    if (A || B)
 #pragma unroll
-    for (int n = 0; n < TILES; n++)
+        for (int n = 0; n < TILES; n++)
 #pragma unroll
-        for (int e = 0; e < 4; e++)
-            sum[n][e] += rest[n][e];
+            for (int e = 0; e < 4; e++)
+                sum[n][e] += rest[n][e];
+}
+
+/* step(A, B) for the sides at hand; one part times three is the same as three times three. */
+template <class STEP> __device__ __forceinline__ void by_parts(bool a, bool b, STEP step)
+{
+    if (a)
+        step(std::true_type(), std::true_type());
+    else if (b)
+        step(std::false_type(), std::true_type());
+    else
+        step(std::false_type(), std::false_type());
 }
 
 /* Columns c .. c + 3 of a row of dim; from NULL: no row, zeros. quads: rows are aligned to 16. */
@@ -157,6 +179,25 @@ __device__ __forceinline__ float4 load_four(const float *from, int c, int dim, b
     return make_float4(__ldcg(from + c), c + 1 < dim ? __ldcg(from + c + 1) : 0.0f,
                        c + 2 < dim ? __ldcg(from + c + 2) : 0.0f,
                        c + 3 < dim ? __ldcg(from + c + 3) : 0.0f);
+}
+
+/* Four floats on their way into shared memory, or zeros. */
+__device__ __forceinline__ void fetch_four(float4 *to, const float *from, bool there)
+{
+    unsigned at = (unsigned)__cvta_generic_to_shared(to);
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(at), "l"(from),
+                 "r"(there ? 16 : 0)
+                 : "memory");
+}
+
+__device__ __forceinline__ void fetched()
+{
+    asm volatile("cp.async.commit_group;" ::: "memory");
+}
+
+template <int LEFT> __device__ __forceinline__ void wait_fetched()
+{
+    asm volatile("cp.async.wait_group %0;" ::"n"(LEFT) : "memory");
 }
 
 #endif
