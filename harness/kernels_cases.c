@@ -390,6 +390,9 @@ static void one_experts(kernel_run *k, dsv4_type type, int D, int F, int n, int 
         case_fail(k, "no memory");
     bool one = false, two = false;
     CALL_BOTH(k, one = k->ref->experts(&a, want), two = k->impl->experts(&a, got));
+    dsv4_error err;
+    if (!two && dsv4_cuda_take_error(&err) != DSV4_OK)
+        case_fail(k, "%s", err.text);
     if (!one || !two)
         case_fail(k, "expected true, found %s", two ? "true, but false from the scalar" : "false");
     /* Errors of one row's elements have the size of the row, not of the element. Deployed: an FP8

@@ -13,10 +13,10 @@ extern "C" const void *cu_iq2_words_device(void); /* device.c */
  * none), in three parts whatever x is. */
 typedef struct {
     const float *x;
-    int64_t ldx, cols;
+    int64_t ldx, cols, pitch; /* pitch: columns with the zeros that fill up 128 */
     int parts, sums;
-    uint16_t *to;     /* [parts][n][cols], then [3][n][cols / sums] */
-    uint16_t *sums_to;
+    uint16_t *to;      /* [parts][n][pitch] */
+    uint16_t *sums_to; /* [3][n][cols / sums] */
 } split_job;
 
 typedef struct {
@@ -24,16 +24,38 @@ typedef struct {
     int64_t n;
 } split_args;
 
-/* Eight columns a thread; four threads in a row have the same 32. */
+/* Word i of all four lanes of a quad, for lane i of it. */
+__device__ __forceinline__ uint4 turned(const uint32_t (&w)[4])
+{
+    int lane = threadIdx.x % 4;
+    uint32_t to[4] = {};
+#pragma unroll
+    for (int k = 0; k < 4; k++) { /* from lane ^ k: its word `lane` */
+        uint32_t give = 0;
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            give = i == (lane ^ k) ? w[i] : give;
+        give = __shfl_xor_sync(0xffffffffu, give, k);
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            to[i] = i == (lane ^ k) ? give : to[i];
+    }
+    return make_uint4(to[0], to[1], to[2], to[3]);
+}
+
+/* Eight columns a thread; four threads in a row have the same 32, which they write in the order of
+ * mma's slots: step by step, columns 8t + 4s + 0, 1 of t = 0..3, then 8t + 4s + 2, 3. */
 static __global__ void __launch_bounds__(256) split(const __grid_constant__ split_args a)
 {
     begin();
     const split_job *j = &a.job[blockIdx.y];
-    int64_t eight = (int64_t)blockIdx.x * blockDim.x + threadIdx.x, all = a.n * (j->cols / 8);
-    bool mine = eight < all;
-    int64_t row = mine ? eight / (j->cols / 8) : 0, column = mine ? eight % (j->cols / 8) * 8 : 0;
+    int64_t eight = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+    int64_t row = eight / (j->pitch / 8), column = eight % (j->pitch / 8) * 8;
+    bool mine = row < a.n, there = mine && column < j->cols;
     const float *from = j->x + row * j->ldx + column;
-    float4 v[2] = {*(const float4 *)(const void *)from, *(const float4 *)(const void *)(from + 4)};
+    const float4 zero = {0, 0, 0, 0};
+    float4 v[2] = {there ? *(const float4 *)(const void *)from : zero,
+                   there ? *(const float4 *)(const void *)(from + 4) : zero};
     const float *x = &v[0].x;
     uint32_t words[3][4];
 #pragma unroll
@@ -47,11 +69,14 @@ static __global__ void __launch_bounds__(256) split(const __grid_constant__ spli
         for (int p = 0; p < 3; p++)
             words[p][i] = low[p] >> 16 | high[p];
     }
+    /* Four lanes have 32 columns, a word of each for every 16 bytes: lane i writes words i. */
 #pragma unroll
     for (int p = 0; p < 3; p++)
-        if (mine && p < j->parts)
-            *(uint4 *)(void *)(j->to + (p * a.n + row) * j->cols + column) =
-                make_uint4(words[p][0], words[p][1], words[p][2], words[p][3]);
+        if (p < j->parts) {
+            uint4 w = turned(words[p]);
+            if (mine)
+                *(uint4 *)(void *)(j->to + (p * a.n + row) * j->pitch + column) = w;
+        }
     if (j->sums == 0)
         return;
     float s = ((x[0] + x[1]) + (x[2] + x[3])) + ((x[4] + x[5]) + (x[6] + x[7]));
@@ -60,7 +85,7 @@ static __global__ void __launch_bounds__(256) split(const __grid_constant__ spli
         s += __shfl_xor_sync(0xffffffffu, s, 2);
     uint32_t part[CU_PARTS];
     cu_split(s, part);
-    if (mine && column % j->sums == 0)
+    if (there && column % j->sums == 0)
 #pragma unroll
         for (int p = 0; p < 3; p++)
             j->sums_to[(p * a.n + row) * (j->cols / j->sums) + column / j->sums] =
@@ -105,17 +130,22 @@ static size_t up_to_256(int64_t bytes)
     return ((size_t)bytes + 255) / 256 * 256;
 }
 
+static int64_t pitch_of(int64_t cols)
+{
+    return (cols + 127) / 128 * 128;
+}
+
 static size_t split_bytes(int64_t n, int64_t cols, int parts, int sums)
 {
-    return up_to_256(n * cols * 2 * parts) + (sums > 0 ? up_to_256(n * (cols / sums) * 6) : 0);
+    return up_to_256(n * pitch_of(cols) * 2 * parts) + (sums > 0 ? up_to_256(n * (cols / sums) * 6) : 0);
 }
 
 static split_job split_into(uint8_t *memory, const float *x, int64_t ldx, int64_t n, int64_t cols,
                             int parts, int sums)
 {
-    split_job j = {x, ldx, cols, parts, sums, (uint16_t *)(void *)memory, NULL};
+    split_job j = {x, ldx, cols, pitch_of(cols), parts, sums, (uint16_t *)(void *)memory, NULL};
     if (sums > 0)
-        j.sums_to = (uint16_t *)(void *)(memory + up_to_256(n * cols * 2 * parts));
+        j.sums_to = (uint16_t *)(void *)(memory + up_to_256(n * j.pitch * 2 * parts));
     return j;
 }
 
@@ -125,8 +155,8 @@ static gemm_segment segment_of(const cu_tensor *w, const split_job *j, int64_t n
     gemm_segment s = {};
     s.w = *w;
     s.x = j->to;
-    s.pitch = j->cols;
-    s.part = n * j->cols;
+    s.pitch = j->pitch;
+    s.part = n * j->pitch;
     s.sums = j->sums_to;
     s.sums_part = j->sums > 0 ? n * (j->cols / j->sums) : 0;
     s.y = y;
@@ -156,10 +186,11 @@ static void launch(cu_stream s, int type, int parts, int tokens, unsigned blocks
 /* Tokens of a tile: many, if there are enough tiles for all multiprocessors. */
 static int tokens_of(int parts, int64_t rows, int64_t n)
 {
-    static const int sizes[] = {96, 64, 32};
-    for (int i = parts == 1 ? 0 : 2; i < 3; i++)
-        if (n > sizes[i] / 2 && rows * ((n + sizes[i] - 1) / sizes[i]) >= MULTIPROCESSORS)
-            return sizes[i];
+    static const int sizes[2][3] = {{128, 64, 32}, {48, 32, 16}};
+    const int *s = sizes[parts == 1 ? 0 : 1];
+    for (int i = 0; i < 2; i++)
+        if (n > s[i + 1] && rows * ((n + s[i] - 1) / s[i]) >= MULTIPROCESSORS)
+            return s[i];
     return n > 16 ? 32 : 16;
 }
 
@@ -200,7 +231,7 @@ static void split_all(cu_stream s, const split_args *a, int count)
 {
     int64_t most = 0;
     for (int i = 0; i < count; i++)
-        most = a->job[i].cols > most ? a->job[i].cols : most;
+        most = a->job[i].pitch > most ? a->job[i].pitch : most;
     dim3 grid(cu_blocks(a->n * (most / 8), 256), (unsigned)count);
     LAUNCH("split", a->n * most, split, grid, 256, 0, s, *a);
 }
@@ -260,7 +291,7 @@ extern "C" int cu_expert_tokens(const cu_tensor *const *shapes, int count, int64
             shapes[i]->cols % 32 != 0 ||
             split_bytes(pairs, shapes[i]->cols, parts, sums_of(shapes[i]->type)) > room->bytes)
             return CU_EXPERT_TOKENS;
-    return each >= 32 && parts == 1 ? 64 : each >= 16 ? 32 : each >= 2 ? 16 : CU_EXPERT_TOKENS;
+    return each >= 32 && parts == 1 ? 64 : each >= 12 ? 32 : each >= 2 ? 16 : CU_EXPERT_TOKENS;
 }
 
 extern "C" void cu_gemm_experts(cu_stream s, const cu_tensor *table, const cu_tensor *shape,
@@ -276,6 +307,7 @@ extern "C" void cu_gemm_experts(cu_stream s, const cu_tensor *table, const cu_te
     gemm_args a = {};
     j.job[0] = split_into((uint8_t *)room->memory, x, shape->cols, rows, shape->cols, parts,
                           sums_of(shape->type));
+    split_all(s, &j, 1);
     a.seg[0] = segment_of(shape, &j.job[0], rows, y, shape->rows, bf16, 0);
     a.iq2 = cu_iq2_words_device();
     a.table = table;

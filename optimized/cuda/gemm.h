@@ -6,7 +6,7 @@
 
 typedef struct {
     cu_tensor w;
-    const uint16_t *x;    /* bf16 parts [parts][..][pitch], `part` elements from one to the next */
+    const uint16_t *x;    /* bf16 parts [parts][..][pitch] in the order of mma's slots */
     int64_t pitch, part;  /* elements */
     const uint16_t *sums; /* of every 16 or 32 columns of x, three parts [3][..], or NULL */
     int64_t sums_part;
@@ -32,8 +32,8 @@ typedef struct {
 
 enum { GEMM_ROWS = 128 };
 
-/* Launches the kernel of a type for `tokens` tokens a tile: 16, 32, 64 or 96 with one part of x, 16
- * or 32 with three. */
+/* Launches the kernel of a type for `tokens` tokens a tile: 16, 32, 64 or 128 with one part of x,
+ * 16, 32 or 48 with three. */
 #ifdef __cplusplus
 extern "C" {
 #endif

@@ -7,32 +7,40 @@
 #include "mma.cuh"
 
 /* load(): `chunk` the row's first byte of the chunk, `scale` the row's scales of its first column
- * (FP8, FP4), block 0..7 in the chunk. codes(): row_codes' four words. factor(): of the promotion
- * block that the block is in. */
+ * (FP8, FP4), block 0..7 in the chunk. codes(): row_codes' four words, `chunk` as it
+ * was. factor(): of the promotion block that the block is in. */
 template <int TYPE> struct run_of_eight;
 
 /* Eight bytes from any address, put together when they are needed. */
 typedef struct {
-    uint32_t raw[3], off;
+    uint32_t raw[3];
 } loose_eight;
 
 __device__ __forceinline__ void loose_load(loose_eight *s, const uint8_t *p)
 {
-    s->off = (uint32_t)(uintptr_t)p & 3u;
-    const uint32_t *from = (const uint32_t *)(const void *)(p - s->off);
+    uint32_t off = (uint32_t)(uintptr_t)p & 3u;
+    const uint32_t *from = (const uint32_t *)(const void *)(p - off);
     s->raw[0] = __ldg(from);
     s->raw[1] = __ldg(from + 1);
-    s->raw[2] = __ldg(from + (s->off != 0 ? 2 : 1)); /* nothing beyond the codes */
+    s->raw[2] = __ldg(from + (off != 0 ? 2 : 1)); /* nothing beyond the codes */
 }
 
-__device__ __forceinline__ uint32_t loose_word(const loose_eight *s, int i)
+__device__ __forceinline__ uint32_t loose_word(const loose_eight *s, const uint8_t *p, int i)
 {
-    return cu_funnel(s->raw[i], s->raw[i + 1], 8 * s->off);
+    return cu_funnel(s->raw[i], s->raw[i + 1], 8 * ((uint32_t)(uintptr_t)p & 3u));
 }
 
-template <> struct run_of_eight<DSV4_BF16> { /* copied as it is */
-    __device__ __forceinline__ void load(const uint8_t *, const uint8_t *, int, int) {}
-    __device__ __forceinline__ void codes(int, int, uint32_t (&)[4], const cu_iq2_words *) const {}
+template <> struct run_of_eight<DSV4_BF16> {
+    row_codes<DSV4_BF16> c;
+    __device__ __forceinline__ void load(const uint8_t *chunk, const uint8_t *, int block, int t)
+    {
+        c.w = __ldg((const uint4 *)(const void *)(chunk + 64 * block + 16 * t));
+    }
+    __device__ __forceinline__ void codes(const uint8_t *, int, int, uint32_t (&v)[4],
+                                          const cu_iq2_words *) const
+    {
+        c.expand(0, v);
+    }
     __device__ __forceinline__ float factor(int) const
     {
         return 1.0f;
@@ -48,7 +56,8 @@ template <> struct run_of_eight<DSV4_FP8> {
         c.w = __ldg((const uint2 *)(const void *)(chunk + 32 * block + 8 * t));
         scale = __ldg(scales + block / 4);
     }
-    __device__ __forceinline__ void codes(int, int, uint32_t (&v)[4], const cu_iq2_words *) const
+    __device__ __forceinline__ void codes(const uint8_t *, int, int, uint32_t (&v)[4],
+                                          const cu_iq2_words *) const
     {
         c.expand(0, v);
     }
@@ -67,7 +76,8 @@ template <> struct run_of_eight<DSV4_FP4> {
         c.w = __ldg((const uint32_t *)(const void *)(chunk + 16 * block + 4 * t));
         scale = __ldg(scales + block);
     }
-    __device__ __forceinline__ void codes(int, int, uint32_t (&v)[4], const cu_iq2_words *) const
+    __device__ __forceinline__ void codes(const uint8_t *, int, int, uint32_t (&v)[4],
+                                          const cu_iq2_words *) const
     {
         c.expand(0, v);
     }
@@ -85,11 +95,13 @@ template <> struct run_of_eight<DSV4_MXFP4> {
         loose_load(&s, chunk + 17 * block + 1 + 8 * (t & 1));
         scale = __ldg(chunk + 17 * block);
     }
-    __device__ __forceinline__ void codes(int, int t, uint32_t (&v)[4], const cu_iq2_words *) const
+    __device__ __forceinline__ void codes(const uint8_t *chunk, int block, int t, uint32_t (&v)[4],
+                                          const cu_iq2_words *) const
     {
         row_codes<DSV4_MXFP4> c;
-        c.w[0] = loose_word(&s, 0) << (t < 2 ? 4 : 0);
-        c.w[1] = loose_word(&s, 1) << (t < 2 ? 4 : 0);
+        const uint8_t *from = chunk + 17 * block + 1 + 8 * (t & 1);
+        c.w[0] = loose_word(&s, from, 0) << (t < 2 ? 4 : 0);
+        c.w[1] = loose_word(&s, from, 1) << (t < 2 ? 4 : 0);
         c.expand(0, v);
     }
     __device__ __forceinline__ float factor(int) const
@@ -108,11 +120,13 @@ template <> struct run_of_eight<DSV4_Q8_0> {
         loose_load(&s, chunk + 34 * block + 2 + 8 * t);
         d = __ldg((const uint16_t *)(const void *)(chunk + 34 * block));
     }
-    __device__ __forceinline__ void codes(int, int, uint32_t (&v)[4], const cu_iq2_words *) const
+    __device__ __forceinline__ void codes(const uint8_t *chunk, int block, int t, uint32_t (&v)[4],
+                                          const cu_iq2_words *) const
     {
+        const uint8_t *from = chunk + 34 * block + 2 + 8 * t;
         row_codes<DSV4_Q8_0> c;
-        c.w[0] = loose_word(&s, 0);
-        c.w[1] = loose_word(&s, 1);
+        c.w[0] = loose_word(&s, from, 0);
+        c.w[1] = loose_word(&s, from, 1);
         c.expand(0, v);
     }
     __device__ __forceinline__ float factor(int) const
@@ -130,7 +144,7 @@ template <> struct run_of_eight<DSV4_Q4_K> {
         y = __ldg((const uint32_t *)(const void *)(chunk + 4));
         z = __ldg((const uint32_t *)(const void *)(chunk + 12));
     }
-    __device__ __forceinline__ void codes(int block, int, uint32_t (&v)[4],
+    __device__ __forceinline__ void codes(const uint8_t *, int block, int, uint32_t (&v)[4],
                                           const cu_iq2_words *) const
     {
         c.expand(block & 1, v);
@@ -156,7 +170,7 @@ template <> struct run_of_eight<DSV4_Q2_K> {
         s[0] = __ldg(scales);
         s[1] = __ldg(scales + 1);
     }
-    __device__ __forceinline__ void codes(int block, int t, uint32_t (&v)[4],
+    __device__ __forceinline__ void codes(const uint8_t *, int block, int t, uint32_t (&v)[4],
                                           const cu_iq2_words *) const
     {
         row_codes<DSV4_Q2_K> c;
@@ -179,7 +193,7 @@ template <> struct run_of_eight<DSV4_IQ2_XXS> {
         for (int i = 0; i < 4; i++)
             g[i] = __ldg((const uint16_t *)(const void *)(chunk + 2 + 8 * block) + i);
     }
-    __device__ __forceinline__ void codes(int, int t, uint32_t (&v)[4],
+    __device__ __forceinline__ void codes(const uint8_t *, int, int t, uint32_t (&v)[4],
                                           const cu_iq2_words *iq2) const
     {
         uint32_t word = g[2] | (uint32_t)g[3] << 16, books = g[0] | (uint32_t)g[1] << 16;

@@ -157,7 +157,7 @@ static void plan(dsv4_cuda_session *s, walk *w)
     s->sin_compress = take_floats(w, n * half);
     s->logits = take_floats(w, max64(s->n_members, 1) * c->vocab_size);
     /* x of one product in parts of 2 bytes, and a little for its sums: the widest is wo_a's. */
-    int64_t widest = max64(max64(H * d, 2 * D), c->num_experts_per_tok * max64(D, F));
+    int64_t widest = max64(max64(H * d, 2 * D), c->num_experts_per_tok * max64(D, F)) + 256;
     s->room.bytes = 0;
     if (n >= CU_GEMM_TOKENS)
         s->room.bytes =

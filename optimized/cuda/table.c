@@ -252,7 +252,7 @@ static void linear(const dsv4_tensor *w, const float *x, int64_t ldx, int64_t n,
     /* What lies between the rows of y must survive: it goes in too. Dense results are poisoned. */
     int o = need(&f, ldy == w->rows ? OUT : INOUT, y, (n - 1) * ldy + w->rows, sizeof *y);
     bool bf16 = all_bf16(x, ldx, n, w->cols);
-    size_t bytes = (size_t)(n * w->cols) * (bf16 ? 3 : 7) + 4096;
+    size_t bytes = (size_t)(n * (w->cols + 127)) * (bf16 ? 3 : 7) + 4096;
     int r = need(&f, SCRATCH, NULL, (int64_t)bytes, 1);
     if (begin(&f))
         while (run(&f)) {
@@ -519,7 +519,7 @@ static bool experts(const dsv4_experts_args *a, float *out)
     int list = need(&f, SCRATCH, NULL, pairs, sizeof(int32_t));
     int groups = need(&f, SCRATCH, NULL, pairs, sizeof(cu_expert_group));
     int n_groups = need(&f, SCRATCH, NULL, 1, sizeof(int32_t));
-    size_t room = (size_t)(pairs * (D > F ? D : F)) * 7 + 4096;
+    size_t room = (size_t)(pairs * ((D > F ? D : F) + 127)) * 7 + 4096;
     int r = need(&f, SCRATCH, NULL, (int64_t)room, 1);
     if (begin(&f)) {
         for (int i = 0; i < 3 * E; i++) /* addresses are known now */
