@@ -116,9 +116,9 @@ __device__ __forceinline__ void gemv_block(const gemv_job &g, const float *const
     switch (g.w->type) {
 #define STREAM(TYPE)                                                                               \
     case TYPE:                                                                                     \
-        lay_out(g.w, WARPS, g.split, T, unit_shape<TYPE>::DEPTH *unit_shape<TYPE>::ROOM, shared, \
+        lay_out(g.w, WARPS, g.split, T, unit_shape<TYPE>::DEPTH *unit_shape<TYPE>::ROOM, shared,   \
                 &r);                                                                               \
-        stream_rows<TYPE, T, WARPS>(g, r, from, before, iq2);                                             \
+        stream_rows<TYPE, T, WARPS>(g, r, from, before, iq2);                                      \
         break
         STREAM(DSV4_BF16);
         STREAM(DSV4_FP8);
@@ -140,8 +140,7 @@ __device__ __forceinline__ void gemv_block(const gemv_job &g, const float *const
 }
 
 template <int T, int WARPS>
-static __global__ void __launch_bounds__(WARPS * 32, 1)
-    gemv(const __grid_constant__ gemv_args a)
+static __global__ void __launch_bounds__(WARPS * 32, 1) gemv(const __grid_constant__ gemv_args a)
 {
     let_next_start();
     extern __shared__ __align__(128) uint8_t shared[];
@@ -445,7 +444,7 @@ extern "C" void cu_linear_experts(cu_stream s, const cu_tensor *table, const cu_
                s, a);
     } else {
         dim3 grid(cu_blocks(shape->rows, FEW), (unsigned)most);
-        LAUNCH("experts", pairs * shape->rows * shape->cols, experts_elements, grid, FEW * 32, 0,
-               s, a);
+        LAUNCH("experts", pairs * shape->rows * shape->cols, experts_elements, grid, FEW * 32, 0, s,
+               a);
     }
 }

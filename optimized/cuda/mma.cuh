@@ -145,6 +145,14 @@ CU_BOTH uint32_t cu_small(uint32_t bytes, int i)
     return cu_fma_bf16x2(p, 0x3f803f80u, 0xc300c300u);
 }
 
+/* cu_e8m0, shorter: 255 becomes infinity times zero. */
+CU_BOTH float cu_power(uint32_t code)
+{
+    uint32_t bits = code << 23;
+    float f = cu_float_of(bits > 0x00400000u ? bits : 0x00400000u);
+    return fmaf(f, 0.0f, f);
+}
+
 /* x = part 0 + part 1 + part 2, exactly (8 bits each), but for bits below 2^-133; what is not
  * finite is part 0 alone. The parts are the high halves of these words. */
 CU_BOTH void cu_split(float x, uint32_t part[CU_PARTS])
@@ -264,7 +272,7 @@ template <> struct row_scale<DSV4_FP8> {
     }
     CU_MEMBER float block(int b) const
     {
-        return cu_e8m0(scale[b]);
+        return cu_power(scale[b]);
     }
 };
 
@@ -302,7 +310,7 @@ template <> struct row_scale<DSV4_FP4> {
     }
     CU_MEMBER float block(int b) const
     {
-        return cu_e8m0(scale[b]);
+        return cu_power(scale[b]);
     }
 };
 
@@ -422,7 +430,8 @@ template <> struct row_scale<DSV4_Q4_K> {
 };
 
 /* ---- Q2_K: eight bytes are a lane's columns of four blocks; the scales of 16 columns are
- * multiplied in: (1 + q / 4) * 4 s - 4 s */
+ * multiplied in. Two bits of a byte stay where they are, worth f: (128 + q f) * s / f - 128 s / f.
+ */
 
 template <> struct row_codes<DSV4_Q2_K> {
     enum { SPAN = 4 };
@@ -439,13 +448,15 @@ template <> struct row_codes<DSV4_Q2_K> {
     CU_MEMBER void expand(int k, uint32_t v[4]) const
     {
         uint32_t biased = cu_bytes(scales, 0x43434343u, 0x4040u + 0x0101u * (uint32_t)k);
-        uint32_t s = cu_fma_bf16x2(biased, 0x40804080u, 0xc400c400u), less = s ^ 0x80008000u;
+        uint32_t s = k == 0   ? cu_fma_bf16x2(biased, 0x3f803f80u, 0xc300c300u)
+                     : k == 1 ? cu_fma_bf16x2(biased, 0x3e803e80u, 0xc200c200u)
+                              : cu_fma_bf16x2(biased, 0x3d803d80u, 0xc100c100u);
+        uint32_t less = cu_fma_bf16x2(s, 0xc300c300u, 0x80008000u);
         CU_UNROLL
-        for (int i = 0; i < 2; i++) {
-            uint32_t q = k < 3 ? w[i] << (5 - 2 * k) : w[i] >> 1;
-            q = (q & 0x60606060u) | 0x80808080u;
-            v[2 * i] = cu_fma_bf16x2(cu_bytes(q, 0x3f3f3f3fu, 0x4140u), s, less);
-            v[2 * i + 1] = cu_fma_bf16x2(cu_bytes(q, 0x3f3f3f3fu, 0x4342u), s, less);
+        for (int i = 0; i < 4; i++) {
+            uint32_t p = cu_bytes(w[i / 2], 0, i % 2 ? 0x4342u : 0x4140u);
+            p = k < 3 ? p & 0x00030003u << 2 * k : p >> 2 & 0x00300030u;
+            v[i] = cu_fma_bf16x2(p | 0x43004300u, s, less);
         }
     }
 };
@@ -468,7 +479,7 @@ template <> struct row_scale<DSV4_Q2_K> {
 
 template <> struct row_codes<DSV4_IQ2_XXS> {
     enum { SPAN = 1 };
-    uint32_t n, word; /* n: a nibble a column: level, 4 = negative */
+    uint32_t n; /* a nibble a column: level, 4 = negative */
     CU_MEMBER void load(const uint8_t *chunk, int block, int t, const cu_iq2_words *iq2)
     {
 #ifdef __CUDA_ARCH__
@@ -479,24 +490,20 @@ template <> struct row_codes<DSV4_IQ2_XXS> {
         const uint8_t *group = chunk + 2 + 8 * block;
         const uint8_t *book = (const uint8_t *)(const void *)iq2->book;
         const uint8_t *signs = (const uint8_t *)(const void *)iq2->signs;
-        word = cu_load16(group + 4) | cu_load16(group + 6) << 16;
+        uint32_t word = cu_load16(group + 4) | cu_load16(group + 6) << 16;
         /* seven bits at 7 t, in units of a row of the table */
         uint32_t at = cu_funnel(word, word, (uint32_t)(7 * t + 27) % 32) & 0xfe0u;
         n = cu_word(book + copy + group[t] * 32u) ^ cu_word(signs + copy + at);
     }
-    CU_MEMBER float factor() const /* 2 s + 1, s the top four bits */
-    {
-        return cu_float_of(0x4b000001u | (word >> 27 & 0x1eu)) - 8388608.0f;
-    }
     CU_MEMBER void expand(int, uint32_t v[4]) const
     {
-        /* 8, 25, 43 are 0x4100, 0x41c8, 0x422c */
         CU_UNROLL
-        for (int i = 0; i < 2; i++) {
-            uint32_t s = n >> 16 * i, low = cu_bytes(0x002cc800u, 0x002cc800u, s),
-                     high = cu_bytes(0x00424141u, 0x00c2c1c1u, s);
-            v[2 * i] = cu_bytes(low, high, 0x5140u);
-            v[2 * i + 1] = cu_bytes(low, high, 0x7362u);
+        for (int i = 0; i < 2; i++) { /* bytes of 64 + value: 8, 25, 43 and their negatives */
+            uint32_t bytes = cu_bytes(0x006b5948u, 0x00152738u, n >> 16 * i);
+            v[2 * i] =
+                cu_fma_bf16x2(cu_bytes(bytes, 0x43434343u, 0x4140u), 0x3f803f80u, 0xc340c340u);
+            v[2 * i + 1] =
+                cu_fma_bf16x2(cu_bytes(bytes, 0x43434343u, 0x4342u), 0x3f803f80u, 0xc340c340u);
         }
     }
 };
@@ -555,6 +562,14 @@ __device__ __forceinline__ void cu_mma16(float c[4], uint32_t a0, uint32_t a1, u
         "{%8, %9}, {%0, %1, %2, %3};"
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
         : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+
+__device__ __forceinline__ void cu_mma8(float c[4], uint32_t a0, uint32_t a1, uint32_t b0)
+{
+    asm("mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, "
+        "{%0, %1, %2, %3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a0), "r"(a1), "r"(b0));
 }
 
 /* The same from an accumulator of zero. */

@@ -56,23 +56,21 @@ template <int TYPE> struct unit_shape;
             PIECES = pieces,                                                                       \
             STRIDE = stride,                                                                       \
             SCALE = scale,                                                                         \
-            SCALE_STRIDE = scale == 0   ? 0                                                        \
-                           : scale == 1 ? 4                                                        \
-                                        : scale + 4,                                               \
+            SCALE_STRIDE = scale == 0 ? 0 : (scale + 6) / 4 * 4,                                   \
             ROOM = TILE * (STRIDE + SCALE_STRIDE),                                                 \
-            LOOSE = BYTES % PIECE != 0, /* rows and units begin anywhere */                        \
+            LOOSE = (int)row_shape<type>::CHUNK_BYTES % 128 != 0, /* rows begin anywhere */        \
             DEPTH = depth                                                                          \
         };                                                                                         \
         static_assert(ROOM % 16 == 0 && STRIDE >= PIECES * PIECE, "a unit's room");                \
     }
-CU_UNIT_SHAPE(DSV4_BF16, 64, 8, 128, 0, 4);
-CU_UNIT_SHAPE(DSV4_FP8, 128, 8, 144, 1, 3);
-CU_UNIT_SHAPE(DSV4_FP4, 256, 8, 144, 8, 3);
-CU_UNIT_SHAPE(DSV4_MXFP4, 256, 10, 160, 0, 3);
-CU_UNIT_SHAPE(DSV4_Q8_0, 128, 10, 160, 0, 3);
-CU_UNIT_SHAPE(DSV4_Q4_K, 256, 9, 160, 0, 3);
-CU_UNIT_SHAPE(DSV4_Q2_K, 512, 12, 192, 0, 2);
-CU_UNIT_SHAPE(DSV4_IQ2_XXS, 512, 10, 160, 0, 2);
+CU_UNIT_SHAPE(DSV4_BF16, 128, 16, 256, 0, 2);
+CU_UNIT_SHAPE(DSV4_FP8, 256, 16, 288, 2, 2);
+CU_UNIT_SHAPE(DSV4_FP4, 512, 16, 272, 16, 2);
+CU_UNIT_SHAPE(DSV4_MXFP4, 512, 18, 304, 0, 2);
+CU_UNIT_SHAPE(DSV4_Q8_0, 256, 18, 288, 0, 2);
+CU_UNIT_SHAPE(DSV4_Q4_K, 512, 18, 288, 0, 2);
+CU_UNIT_SHAPE(DSV4_Q2_K, 512, 12, 208, 0, 3);
+CU_UNIT_SHAPE(DSV4_IQ2_XXS, 512, 10, 176, 0, 2);
 #undef CU_UNIT_SHAPE
 
 /* ---- a block's work ---------------------------------------------------------------------------
@@ -96,8 +94,12 @@ typedef struct {
     uint8_t *x, *sums, *zeros;
     int ld, ld_sums; /* bytes */
     float *chunks;   /* [2][groups][chunks][T][TILE]: sums of chunks on their way; split > 1 */
-    cu_iq2_words *iq2;
+    uint8_t *iq2;    /* IQ2_XXS: words of the book, then of the signs, each once for every lane */
 } gemv_room;
+
+/* A lane's own copy is in a bank of its own. Aligned, so that addresses are put together by bits.
+ */
+enum { IQ2_ROW = 128, IQ2_BOOK = 256 * IQ2_ROW, IQ2_SIGNS = 128 * IQ2_ROW };
 
 /* Rows of parts 64 bytes apart modulo 128: eight lanes' 16-byte loads meet in no bank. */
 __host__ __device__ __forceinline__ int parts_stride(int cols)
@@ -122,7 +124,7 @@ static inline int ring_bytes(int type)
     switch (type) {
 #define RING(type)                                                                                 \
     case type:                                                                                     \
-        return unit_shape<type>::DEPTH *unit_shape<type>::ROOM
+        return unit_shape<type>::DEPTH * unit_shape<type>::ROOM
         RING(DSV4_BF16);
         RING(DSV4_FP8);
         RING(DSV4_FP4);
@@ -157,9 +159,9 @@ __host__ __device__ __forceinline__ size_t lay_out(const cu_tensor *w, int warps
     r->chunks = (float *)(void *)(base + at);
     if (split > 1)
         at += (size_t)(2 * (warps / split) * chunks * tokens * TILE) * sizeof(float);
-    r->iq2 = (cu_iq2_words *)(void *)(base + at);
+    r->iq2 = base + at;
     if (w->type == DSV4_IQ2_XXS)
-        at += sizeof(cu_iq2_words);
+        at += IQ2_SIGNS + IQ2_BOOK + IQ2_SIGNS; /* the first to align */
     return at;
 }
 
@@ -238,18 +240,19 @@ __device__ __forceinline__ void split_vectors(const gemv_job &g, const gemv_room
     }
 }
 
-/* ---- reading a unit --------------------------------------------------------------------------- */
+/* ---- reading a unit ---------------------------------------------------------------------------
+ */
 
 /* A row's codes from shared memory, where a few bytes more may be read than are the row's. */
 template <int TYPE> struct row_reader {
     const uint8_t *chunk;
-    __device__ __forceinline__ void start(const uint8_t *p)
+    __device__ __forceinline__ void start(const uint8_t *p, const gemv_room &)
     {
         chunk = p;
     }
-    __device__ __forceinline__ void load(row_codes<TYPE> &c, int b, const cu_iq2_words *iq2) const
+    __device__ __forceinline__ void load(row_codes<TYPE> &c, int b) const
     {
-        c.load(chunk, b, (int)threadIdx.x % 4, iq2);
+        c.load(chunk, b, (int)threadIdx.x % 4, NULL);
     }
 };
 
@@ -258,7 +261,7 @@ template <int TYPE> struct row_reader {
 template <> struct row_reader<DSV4_Q8_0> {
     const uint8_t *even, *odd;
     uint32_t shift; /* of odd blocks; the others' is 16 less that */
-    __device__ __forceinline__ void start(const uint8_t *p)
+    __device__ __forceinline__ void start(const uint8_t *p, const gemv_room &)
     {
         p += threadIdx.x % 4 * 8;
         uint32_t half = (uint32_t)(uintptr_t)p & 2u;
@@ -266,7 +269,7 @@ template <> struct row_reader<DSV4_Q8_0> {
         even = odd + 2 * half;
         shift = 8 * half;
     }
-    __device__ __forceinline__ void load(row_codes<DSV4_Q8_0> &c, int b, const cu_iq2_words *) const
+    __device__ __forceinline__ void load(row_codes<DSV4_Q8_0> &c, int b) const
     {
         const uint8_t *p = b % 2 ? odd + (34 * b + 2) : even + 34 * b;
         uint32_t w0 = cu_word(p), w1 = cu_word(p + 4), w2 = cu_word(p + 8);
@@ -276,17 +279,60 @@ template <> struct row_reader<DSV4_Q8_0> {
     }
 };
 
+__device__ __forceinline__ uint32_t iq2_tables(const gemv_room &r)
+{
+    return (shared_address(r.iq2) + IQ2_SIGNS - 1) / IQ2_SIGNS * IQ2_SIGNS;
+}
+
+__device__ __forceinline__ uint32_t word_at(uint32_t shared)
+{
+    uint32_t w;
+    asm("ld.shared.u32 %0, [%1];" : "=r"(w) : "r"(shared));
+    return w;
+}
+
+/* Groups of eight bytes from an even address; t's seven bits of signs are fetched to where the
+ * table's address wants them. */
+template <> struct row_reader<DSV4_IQ2_XXS> {
+    const uint8_t *groups, *words;
+    uint32_t book, signs, bits;
+    __device__ __forceinline__ void start(const uint8_t *p, const gemv_room &r)
+    {
+        uint32_t t = threadIdx.x % 4, half = (uint32_t)(uintptr_t)(p + 2) & 2u;
+        groups = p + 2;
+        words = p + 6 - half;
+        bits = 8 * half + 7 * t - 7;
+        if (t == 0 && half == 0) {
+            words -= 4;
+            bits += 32;
+        }
+        book = iq2_tables(r) + threadIdx.x % 32 * 4;
+        signs = book + IQ2_BOOK;
+    }
+    __device__ __forceinline__ void load(row_codes<DSV4_IQ2_XXS> &c, int b) const
+    {
+        uint32_t at = cu_funnel(cu_word(words + 8 * b), cu_word(words + 8 * b + 4), bits);
+        c.n = word_at(groups[8 * b + threadIdx.x % 4] * (uint32_t)IQ2_ROW + book) ^
+              word_at((at & (IQ2_SIGNS - IQ2_ROW)) | signs);
+    }
+    /* 2 s + 1, s the top four bits: 2^23 + 4096 s, times 2^-11 */
+    __device__ __forceinline__ float factor(int b) const
+    {
+        uint32_t s = cu_load16(groups + 8 * b + 6) & 0xf000u;
+        return fmaf(cu_float_of(0x4b000000u | s), 0x1p-11f, -4095.0f);
+    }
+};
+
 template <> struct row_reader<DSV4_MXFP4> {
     const uint8_t *from;
     uint32_t off;
-    __device__ __forceinline__ void start(const uint8_t *p)
+    __device__ __forceinline__ void start(const uint8_t *p, const gemv_room &)
     {
         p += 1 + threadIdx.x % 2 * 8;
         off = (uint32_t)(uintptr_t)p & 3u;
         from = p - off;
     }
-    __device__ __forceinline__ void load(row_codes<DSV4_MXFP4> &c, int b,
-                                         const cu_iq2_words *) const
+    __device__ __forceinline__ void load(row_codes<DSV4_MXFP4> &c, int b) const
     {
         uint32_t at = off + (uint32_t)b % 4, bits = at % 4 * 8;
         const uint8_t *p = from + (16 * b + b / 4 * 4) + (at & 4u);
@@ -306,18 +352,19 @@ template <int TYPE, int T, int WARPS> struct streamer {
     enum {
         PAIRS = (T + 1) / 2,
         STEP = U::COLS < CU_CHUNK ? (int)U::COLS : (int)CU_CHUNK, /* columns multiplied in one go */
-        BLOCKS = STEP / 32,
-        REST = U::PIECES > 10 ? 4 : 2
+        BLOCKS = STEP / 32,                                       /* whole promotion blocks */
+        MAIN = U::PIECES < 16 ? 8 : 16, /* lanes that copy a row, and those for its rest */
+        REST = U::PIECES - (int)MAIN > 2 ? 4 : 2
     };
 
     const cu_tensor *w;
     uint8_t *ring;
     int tiles, stride, first, last; /* the warp's columns of a tile */
-    /* What is copied next: this lane begins with row `lane / 8`, the rest of row `lane / REST`,
+    /* What is copied next: this lane begins with row `lane / MAIN`, the rest of row `lane / REST`,
      * scales of row `lane % 16`. */
     const uint8_t *from, *from_rest, *from_scale;
     int tile, col, slot, rows; /* rows left from the tile's first */
-    bool more, plain; /* plain: rows are multiples of a piece */
+    bool more, plain;          /* plain: rows are multiples of a piece */
 
     static __device__ __forceinline__ int bytes_of(int cols)
     {
@@ -345,8 +392,8 @@ template <int TYPE, int T, int WARPS> struct streamer {
     __device__ __forceinline__ void find_tile()
     {
         int lane = (int)threadIdx.x % 32;
-        from = row(tile, lane / 8) + bytes_of(first);
-        from_rest = row(tile, U::PIECES > 8 ? lane / REST : 0) + bytes_of(first);
+        from = row(tile, lane / MAIN) + bytes_of(first);
+        from_rest = row(tile, U::PIECES > MAIN ? lane / REST : 0) + bytes_of(first);
         from_scale = scales(tile, lane % 16);
         rows = (int)(w->rows - (int64_t)tile * TILE);
     }
@@ -403,10 +450,9 @@ template <int TYPE, int T, int WARPS> struct streamer {
             uint8_t *room = ring + slot * U::ROOM;
             int cols = last - col < U::COLS ? last - col : U::COLS;
             int bytes = bytes_of(cols);
-            /* Eight lanes take 128 bytes of a row, four rows at a time; then what is left. */
-            copy_pieces<8, 0>(from, bytes, room);
-            if (U::PIECES > 8)
-                copy_pieces<REST, 8>(from_rest, bytes, room);
+            copy_pieces<MAIN, 0>(from, bytes, room);
+            if (U::PIECES > MAIN)
+                copy_pieces<REST, MAIN>(from_rest, bytes, room);
             from += U::BYTES;
             from_rest += U::BYTES;
             if (U::SCALE > 0) {
@@ -416,7 +462,7 @@ template <int TYPE, int T, int WARPS> struct streamer {
                 uint32_t words =
                     shared_address(room + TILE * U::STRIDE + lane % 16 * U::SCALE_STRIDE);
 #pragma unroll
-                for (int i = 0; i < (U::SCALE + 3 + 7) / 8; i++) {
+                for (int i = 0; i < ((int)U::SCALE_STRIDE / 4 + 1) / 2; i++) {
                     int word = lane / 16 + 2 * i;
                     if (word * 4 < n)
                         copy_4(words + word * 4, s - low + word * 4);
@@ -458,16 +504,14 @@ template <int TYPE, int T, int WARPS> struct streamer {
         }
     }
 
-    /* Blocks of 32 columns k, k + 1 .. of a go: the rows' codes at a and b, x[] at the go's. FIRST:
-     * a promotion block begins with k. */
-    __device__ __forceinline__ void span(const gemv_room &r, const row_reader<TYPE> &a,
-                                         const row_reader<TYPE> &b,
+    /* Blocks of 32 columns k, k + 1 .. of a go: the rows' codes at a and b, x[] at the go's. */
+    __device__ __forceinline__ void span(const row_reader<TYPE> &a, const row_reader<TYPE> &b,
                                          const row_scale<TYPE> &fa, const row_scale<TYPE> &fb,
-                                         const uint8_t *const *x, int k, bool fresh)
+                                         const uint8_t *const *x, int k)
     {
         row_codes<TYPE> ca, cb;
-        a.load(ca, k, r.iq2);
-        b.load(cb, k, r.iq2);
+        a.load(ca, k);
+        b.load(cb, k);
 #pragma unroll
         for (int i = 0; i < ca.SPAN; i++) {
             uint32_t va[4], vb[4];
@@ -476,16 +520,16 @@ template <int TYPE, int T, int WARPS> struct streamer {
 #pragma unroll
             for (int j = 0; j < PAIRS; j++) {
                 uint4 p = *(const uint4 *)(const void *)(x[j] + (k + i) * 64);
-                if (fresh && i % S::BLOCKS == 0)
+                if ((k + i) % S::BLOCKS == 0)
                     cu_mma16_first(acc[j], va[0], vb[0], va[1], vb[1], p.x, p.y);
                 else
                     cu_mma16(acc[j], va[0], vb[0], va[1], vb[1], p.x, p.y);
                 cu_mma16(acc[j], va[2], vb[2], va[3], vb[3], p.z, p.w);
             }
             if constexpr (TYPE == DSV4_IQ2_XXS)
-                promote(ca.factor(), cb.factor());
-            else if (S::BLOCKS == 1)
-                promote(fa.block(k + i), fb.block(k + i));
+                promote(a.factor(k + i), b.factor(k + i));
+            else if ((k + i) % S::BLOCKS == S::BLOCKS - 1)
+                promote(fa.block((k + i) / S::BLOCKS), fb.block((k + i) / S::BLOCKS));
         }
     }
 
@@ -539,38 +583,26 @@ template <int TYPE, int T, int WARPS> struct streamer {
                     row_reader<TYPE> qa, qb;
                     ra.load(a, fa);
                     rb.load(b, fb);
-                    qa.start(a);
-                    qb.start(b);
+                    qa.start(a, r);
+                    qb.start(b, r);
 #pragma unroll
                     for (int j = 0; j < PAIRS; j++)
                         xc[j] = x[j] + ((uint32_t)(c * 2) & mask);
-                    /* A promotion block may be longer than a unit. */
-                    bool fresh = BLOCKS >= S::BLOCKS || c % (32 * S::BLOCKS) == 0;
                     int blocks = (last - c) / 32;
                     if (MUTANT(11) && c + STEP >= cols) /* the last block of a row left out */
                         blocks = (blocks < BLOCKS ? blocks : BLOCKS) - row_codes<TYPE>::SPAN;
                     if (blocks >= BLOCKS) {
-                        if (BLOCKS < S::BLOCKS && !fresh) {
 #pragma unroll
-                            for (int i = 0; i < BLOCKS; i += row_codes<TYPE>::SPAN)
-                                span(r, qa, qb, ra, rb, xc, i, false);
-                        } else {
-#pragma unroll
-                            for (int i = 0; i < BLOCKS; i += row_codes<TYPE>::SPAN)
-                                span(r, qa, qb, ra, rb, xc, i, i % S::BLOCKS == 0);
-                        }
+                        for (int i = 0; i < BLOCKS; i += row_codes<TYPE>::SPAN)
+                            span(qa, qb, ra, rb, xc, i);
                     } else {
-                        if (fresh)
-#pragma unroll
-                            for (int j = 0; j < PAIRS; j++)
-                                acc[j][0] = acc[j][1] = acc[j][2] = acc[j][3] = 0;
 #pragma unroll 1
                         for (int i = 0; i < blocks; i += row_codes<TYPE>::SPAN)
-                            span(r, qa, qb, ra, rb, xc, i, S::BLOCKS == 1);
+                            span(qa, qb, ra, rb, xc, i);
+                        if (blocks % S::BLOCKS != 0) /* a promotion block cut short */
+                            promote(ra.block(blocks / S::BLOCKS), rb.block(blocks / S::BLOCKS));
                     }
                     bool end = (c + STEP) % CU_CHUNK == 0 || c + STEP >= last;
-                    if (S::BLOCKS > 1 && (end || (c + STEP) % (32 * S::BLOCKS) == 0))
-                        promote(ra.block(0), rb.block(0));
                     if (end)
                         end_chunk(g, r, a, b, ra, rb, sums, mask, c / CU_CHUNK, chunks, total,
                                   part);
@@ -595,6 +627,7 @@ template <int TYPE, int T, int WARPS> struct streamer {
 #pragma unroll
                     for (int n = lane; n < T * TILE; n += 32) {
                         float v = 0;
+#pragma unroll 8
                         for (int c = 0; c < chunks; c++)
                             v += part[c * T * TILE + n];
                         put(g, k, n % TILE, n / TILE, v);
@@ -668,21 +701,22 @@ __device__ __forceinline__ void stream_rows(const gemv_job &g, const gemv_room &
     typedef streamer<TYPE, T, WARPS> S;
     enum { MINIMA = row_shape<TYPE>::MINIMA, SUM = MINIMA > 0 ? CU_CHUNK / MINIMA : 0 };
     S s;
-    if (TYPE == DSV4_IQ2_XXS) {
-        for (int i = threadIdx.x; i < (int)sizeof(cu_iq2_words) / PIECE; i += WARPS * 32)
-            copy_16(shared_address((uint8_t *)(void *)r.iq2 + i * PIECE),
-                    (const uint8_t *)(const void *)words + i * PIECE);
-        copies_end();
-    }
     s.start(g, r);
     s.fill();
+    if (TYPE == DSV4_IQ2_XXS) {
+        uint8_t *to = r.iq2 + (iq2_tables(r) - shared_address(r.iq2));
+        for (int i = threadIdx.x; i < (IQ2_BOOK + IQ2_SIGNS) / 16; i += WARPS * 32) {
+            const uint32_t *word =
+                i < IQ2_BOOK / 16 ? words->book[i / 8] : words->signs[(i - IQ2_BOOK / 16) / 8];
+            uint32_t v = __ldg(word);
+            *(uint4 *)(void *)(to + 16 * i) = make_uint4(v, v, v, v);
+        }
+    }
     if (before)
         wait_for_previous();
     if (MUTANT(13) && threadIdx.x / 32 == WARPS - 1) /* a warp that comes late */
         __nanosleep(20000);
     split_vectors<T, WARPS, SUM>(g, r, from);
-    if (TYPE == DSV4_IQ2_XXS)
-        copies_wait<unit_shape<TYPE>::DEPTH>();
     if (!MUTANT(13)) /* missing barrier: the vectors are read while they are written */
         __syncthreads();
     s.multiply(g, r);
