@@ -32,8 +32,8 @@ extern "C" void cu_launched(const char *op, int64_t size);
 
 extern "C" bool cu_overlaps(void); /* may a kernel be started before the last one ends? */
 
-/* Every kernel begins with begin() (or its halves): it may have been started while the one before it
- * in the stream still runs, so that its own start costs nothing. */
+/* Every kernel begins with begin() (or its halves): it may have been started while the one before
+ * it in the stream still runs, so that its own start costs nothing. */
 #define LAUNCH(op, size, kernel, grid, block, shared, queue, ...)                                  \
     do {                                                                                           \
         PLANT();                                                                                   \

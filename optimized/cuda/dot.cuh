@@ -1,6 +1,6 @@
-/* dot.cuh - rows of float32 and float16 weights, which no tensor core takes exactly: each lane loads
- * a unit of values straight into registers and multiplies it with the vector in shared memory,
- * float32 throughout.
+/* dot.cuh - rows of float32 and float16 weights, which no tensor core takes exactly: each lane
+ * loads a unit of values straight into registers and multiplies it with the vector in shared
+ * memory, float32 throughout.
  *
  * The vector lies in shared memory with four floats of padding after every 32 (AT): lanes that read
  * 4 or 8 columns apart then meet in no bank. Private to linear.cu. */
@@ -75,7 +75,7 @@ __device__ __forceinline__ const uint8_t *data_of_row(const cu_tensor *w, int64_
 
 /* The codes of the next tile are on their way while the last one's are multiplied: `units` of a row
  * pair in tiles of DEPTH units a lane, pair after pair. */
-template <int TYPE, int T>
+template <int TYPE, int T, int WARPS>
 __device__ __forceinline__ void gemv_rows(const gemv_job &g, const float *x, int ld,
                                           float (*part)[ROWS][T])
 {
@@ -173,7 +173,7 @@ __device__ __forceinline__ void gemv_rows(const gemv_job &g, const float *x, int
 }
 
 /* The vectors into shared memory, then the rows. from[t]: the vectors. */
-template <int TYPE, int T>
+template <int TYPE, int T, int WARPS>
 __device__ __forceinline__ void float_rows(const gemv_job &g, const float *const *from, float *x,
                                            float (*part)[ROWS][T])
 {
@@ -198,7 +198,7 @@ __device__ __forceinline__ void float_rows(const gemv_job &g, const float *const
     }
     if (!MUTANT(13)) /* missing barrier: the vectors are read while they are written */
         __syncthreads();
-    gemv_rows<TYPE, T>(g, x, ld, part);
+    gemv_rows<TYPE, T, WARPS>(g, x, ld, part);
 }
 
 #endif

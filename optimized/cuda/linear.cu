@@ -1,11 +1,8 @@
 /* linear.cu - matrices in their storage format times float32 vectors, decoded on the fly: blocks
  * stream rows past the vectors of one, two or four tokens in shared memory, on the tensor cores
- * (stream.cuh) or, for float32 and float16 weights, lane by lane (dot.cuh); shapes that no unit fits
- * go element by element. A token's sums are formed in the same order whatever comes with it: cut a
- * text as you like, the numbers are the same. */
-#include <cuda_fp16.h>
-#include <cuda_fp8.h>
-
+ * (stream.cuh) or, for float32 and float16 weights, lane by lane (dot.cuh); shapes that no unit
+ * fits go element by element. A token's sums are formed in the same order whatever comes with it:
+ * cut a text as you like, the numbers are the same. */
 #include "dot.cuh"
 
 extern "C" const uint64_t *cu_iq2_book_device(void); /* device.c */
@@ -30,20 +27,20 @@ extern "C" bool cu_type_native(int type)
     }
 }
 
-/* Shared memory that a block may have, and that leaves room for a block of the next kernel. */
-enum { MOST_SHARED = 224 * 1024, HALF_SHARED = 113 * 1024 };
+/* Warps of a block: of one token, of one with a long vector, of several. */
+enum { MANY = 16, FEW = 8, MOST_SHARED = 226 * 1024 };
 
 static bool is_float(int type)
 {
     return type == DSV4_F32 || type == DSV4_F16;
 }
 
-static size_t shared_bytes(const cu_tensor *w, int split, int tokens)
+static size_t shared_bytes(const cu_tensor *w, int warps, int split, int tokens)
 {
     gemv_room r;
     if (is_float(w->type))
         return (size_t)tokens * (size_t)AT(w->cols) * sizeof(float);
-    return lay_out(w, split, tokens, ring_bytes(w->type), NULL, &r);
+    return lay_out(w, warps, split, tokens, ring_bytes(w->type), NULL, &r);
 }
 
 /* Can rows of the type be streamed from here? */
@@ -88,7 +85,7 @@ static bool streams(const cu_tensor *w)
         return false;
     }
     return w->cols % step == 0 && w->cols >= step && (uintptr_t)w->data % (size_t)align == 0 &&
-           w->row_bytes % (size_t)align == 0 && shared_bytes(w, 2, 1) <= MOST_SHARED;
+           w->row_bytes % (size_t)align == 0 && shared_bytes(w, FEW, 2, 1) <= MOST_SHARED;
 }
 
 extern "C" bool cu_linear_streams(const cu_tensor *w)
@@ -99,7 +96,7 @@ extern "C" bool cu_linear_streams(const cu_tensor *w)
 typedef struct {
     cu_segment s;
     int first_block, blocks;
-    int split; /* warps that share a tile: 1, 2, 4, 8 */
+    int split; /* warps that share a tile: 1, 2, 4, 8, 16 */
 } gemv_segment;
 
 typedef struct {
@@ -110,7 +107,7 @@ typedef struct {
 } gemv_args;
 
 /* A block's rows, whatever their type. before: as stream_rows. */
-template <int T>
+template <int T, int WARPS>
 __device__ __forceinline__ void gemv_block(const gemv_job &g, const float *const *from, bool before,
                                            uint8_t *shared, const cu_iq2_words *iq2,
                                            float (*part)[ROWS][T])
@@ -119,9 +116,9 @@ __device__ __forceinline__ void gemv_block(const gemv_job &g, const float *const
     switch (g.w->type) {
 #define STREAM(TYPE)                                                                               \
     case TYPE:                                                                                     \
-        lay_out(g.w, g.split, T, WARPS *unit_shape<TYPE>::DEPTH *unit_shape<TYPE>::ROOM, shared,   \
+        lay_out(g.w, WARPS, g.split, T, unit_shape<TYPE>::DEPTH *unit_shape<TYPE>::ROOM, shared,   \
                 &r);                                                                               \
-        stream_rows<TYPE, T>(g, r, from, before, iq2);                                             \
+        stream_rows<TYPE, T, WARPS>(g, r, from, before, iq2);                                      \
         break
         STREAM(DSV4_BF16);
         STREAM(DSV4_FP8);
@@ -136,15 +133,14 @@ __device__ __forceinline__ void gemv_block(const gemv_job &g, const float *const
         if (before)
             wait_for_previous();
         if (g.w->type == DSV4_F32)
-            float_rows<DSV4_F32, T>(g, from, (float *)(void *)shared, part);
+            float_rows<DSV4_F32, T, WARPS>(g, from, (float *)(void *)shared, part);
         else
-            float_rows<DSV4_F16, T>(g, from, (float *)(void *)shared, part);
+            float_rows<DSV4_F16, T, WARPS>(g, from, (float *)(void *)shared, part);
     }
 }
 
-template <int T>
-static __global__ void __launch_bounds__(WARPS * 32, T == 1 ? 16 / WARPS : 1)
-    gemv(const __grid_constant__ gemv_args a)
+template <int T, int WARPS>
+static __global__ void __launch_bounds__(WARPS * 32, 1) gemv(const __grid_constant__ gemv_args a)
 {
     let_next_start();
     extern __shared__ __align__(128) uint8_t shared[];
@@ -175,7 +171,7 @@ static __global__ void __launch_bounds__(WARPS * 32, T == 1 ? 16 / WARPS : 1)
         from[t] = s->s.x + (first + (t < g.tokens ? t : 0)) * ldx;
         g.y[t] = s->s.y + (first + t) * s->s.ldy;
     }
-    gemv_block<T>(g, from, before, shared, a.iq2, part);
+    gemv_block<T, WARPS>(g, from, before, shared, a.iq2, part);
 }
 
 /* Shapes that no unit fits: a warp an element of y. */
@@ -183,7 +179,7 @@ static __global__ void gemv_elements(cu_segment s, const uint64_t *iq2)
 {
     begin();
     const cu_tensor *t = s.table != NULL ? &s.table[*s.index] : &s.w;
-    int64_t row = (int64_t)blockIdx.x * WARPS + threadIdx.x / 32, token = blockIdx.y;
+    int64_t row = (int64_t)blockIdx.x * FEW + threadIdx.x / 32, token = blockIdx.y;
     if (row >= s.w.rows)
         return;
     float sum = 0;
@@ -223,17 +219,17 @@ static int float_split(const cu_tensor *w)
 }
 
 /* The fewest blocks that finish w within `time`, and how; 0 = it takes longer. */
-static int blocks_within(const cu_tensor *w, int64_t time, int *split)
+static int blocks_within(const cu_tensor *w, int warps, int64_t time, int *split)
 {
     gemv_cost c = cost_of(w);
     int best = 0;
-    for (int s = 1; s <= WARPS && s <= 16; s *= 2) {
+    for (int s = 1; s <= warps; s *= 2) {
         if (is_float(w->type) && s != float_split(w))
             continue;
         int64_t each = (int64_t)((c.chunks + s - 1) / s) * c.bytes + c.end, turns = time / each;
         if (turns == 0 || (s > 1 && s / 2 >= c.chunks && !is_float(w->type)))
             continue;
-        int64_t at_once = turns * (WARPS / s), blocks = (c.tiles + at_once - 1) / at_once;
+        int64_t at_once = turns * (warps / s), blocks = (c.tiles + at_once - 1) / at_once;
         if (best == 0 || blocks < best) {
             best = (int)blocks;
             *split = s;
@@ -244,14 +240,14 @@ static int blocks_within(const cu_tensor *w, int64_t time, int *split)
 
 /* Blocks for every segment, `most` together if that can be: the shortest time in which all are done
  * side by side. Segments of the same shape follow each other. */
-static int share(gemv_segment *seg, int count, int most)
+static int share(gemv_segment *seg, int count, int warps, int most)
 {
     int64_t time = 0;
     for (int i = 0; i < count; i++) {
         gemv_cost c = cost_of(&seg[i].s.w);
         time += c.tiles * (c.chunks * c.bytes + c.end);
     }
-    time = time / ((int64_t)most * WARPS) + 1;
+    time = time / ((int64_t)most * warps) + 1;
     for (int tries = 0;; tries++) {
         int blocks = 0;
         for (int i = 0; i < count; i++) {
@@ -260,7 +256,7 @@ static int share(gemv_segment *seg, int count, int most)
                 seg[i].blocks = seg[i - 1].blocks;
                 seg[i].split = seg[i - 1].split;
             } else
-                seg[i].blocks = blocks_within(w, time, &seg[i].split);
+                seg[i].blocks = blocks_within(w, warps, time, &seg[i].split);
             blocks += seg[i].blocks;
             if (seg[i].blocks == 0)
                 blocks = 1 << 24;
@@ -283,8 +279,8 @@ extern "C" void cu_linear_group(cu_stream s, const cu_segment *segments, int cou
         if (g->w.rows == 0)
             continue;
         if (!streams(&g->w)) {
-            dim3 grid(cu_blocks(g->w.rows, WARPS), (unsigned)n);
-            LAUNCH("linear", n * g->w.rows * g->w.cols, gemv_elements, grid, WARPS * 32, 0, s, *g,
+            dim3 grid(cu_blocks(g->w.rows, FEW), (unsigned)n);
+            LAUNCH("linear", n * g->w.rows * g->w.cols, gemv_elements, grid, FEW * 32, 0, s, *g,
                    cu_iq2_book_device());
             continue;
         }
@@ -293,29 +289,32 @@ extern "C" void cu_linear_group(cu_stream s, const cu_segment *segments, int cou
     }
     if (a.count == 0)
         return;
-    share(a.seg, a.count, multiprocessors);
-    int blocks = 0, tokens = n == 1 ? 1 : n == 2 ? 2 : MOST_TOKENS;
+    /* A block on every multiprocessor. */
+    int blocks = 0, tokens = n == 1 ? 1 : MOST_TOKENS, warps = n == 1 ? MANY : FEW;
+    for (int i = 0; i < a.count; i++) {
+        if (shared_bytes(&a.seg[i].s.w, warps, 2, tokens) > MOST_SHARED)
+            warps = FEW;
+        if (shared_bytes(&a.seg[i].s.w, warps, 2, tokens) > MOST_SHARED)
+            tokens = 1;
+    }
+    share(a.seg, a.count, warps, multiprocessors);
     size_t shared = 0;
     for (int i = 0; i < a.count; i++) {
         gemv_segment *g = &a.seg[i];
         g->first_block = blocks;
         blocks += g->blocks;
-        while (tokens > 1 && shared_bytes(&g->s.w, g->split, tokens) > MOST_SHARED)
-            tokens /= 2;
-    }
-    for (int i = 0; i < a.count; i++) {
-        size_t bytes = shared_bytes(&a.seg[i].s.w, a.seg[i].split, tokens);
+        size_t bytes = shared_bytes(&g->s.w, warps, g->split, tokens);
         shared = bytes > shared ? bytes : shared;
     }
     a.n = n;
     a.iq2 = (const cu_iq2_words *)cu_iq2_words_device();
     dim3 grid((unsigned)blocks, (unsigned)((n + tokens - 1) / tokens));
-    if (tokens == 1)
-        LAUNCH("linear", size, gemv<1>, grid, WARPS * 32, shared, s, a);
-    else if (tokens == 2)
-        LAUNCH("linear", size, gemv<2>, grid, WARPS * 32, shared, s, a);
+    if (warps == MANY)
+        LAUNCH("linear", size, (gemv<1, MANY>), grid, MANY * 32, shared, s, a);
+    else if (tokens == 1)
+        LAUNCH("linear", size, (gemv<1, FEW>), grid, FEW * 32, shared, s, a);
     else
-        LAUNCH("linear", size, gemv<4>, grid, WARPS * 32, shared, s, a);
+        LAUNCH("linear", size, (gemv<MOST_TOKENS, FEW>), grid, FEW * 32, shared, s, a);
 }
 
 extern "C" void cu_linear(cu_stream s, const cu_tensor *w, const float *x, int64_t ldx, int64_t n,
@@ -340,11 +339,11 @@ typedef struct {
     const uint64_t *book;
 } experts_args;
 
-static __global__ void __launch_bounds__(WARPS * 32, 1)
+static __global__ void __launch_bounds__(FEW * 32, 1)
     gemv_experts(const __grid_constant__ experts_args a)
 {
     begin();
-    enum { T = CU_EXPERT_TOKENS };
+    enum { T = CU_EXPERT_TOKENS, WARPS = FEW };
     extern __shared__ __align__(128) uint8_t shared[];
     __shared__ float part[WARPS][ROWS][T];
     if ((int)blockIdx.y >= *a.n_groups)
@@ -367,7 +366,7 @@ static __global__ void __launch_bounds__(WARPS * 32, 1)
         from[t] = a.x + (int64_t)(p / a.per_row) * w.cols;
         g.y[t] = a.y + (int64_t)p * w.rows;
     }
-    gemv_block<T>(g, from, false, shared, a.iq2, part);
+    gemv_block<T, WARPS>(g, from, false, shared, a.iq2, part);
 }
 
 static __global__ void experts_elements(const __grid_constant__ experts_args a)
@@ -377,7 +376,7 @@ static __global__ void experts_elements(const __grid_constant__ experts_args a)
         return;
     cu_expert_group e = a.groups[blockIdx.y];
     const cu_tensor *t = &a.table[e.expert];
-    int64_t row = (int64_t)blockIdx.x * WARPS + threadIdx.x / 32;
+    int64_t row = (int64_t)blockIdx.x * FEW + threadIdx.x / 32;
     if (row >= a.shape.rows)
         return;
     for (int k = 0; k < e.count; k++) {
@@ -398,10 +397,11 @@ static void raise_limits(void)
     if (raised)
         return;
     const int most = MOST_SHARED;
-    cudaFuncSetAttribute(gemv<1>, cudaFuncAttributeMaxDynamicSharedMemorySize, most);
-    cudaFuncSetAttribute(gemv<2>, cudaFuncAttributeMaxDynamicSharedMemorySize, most);
-    cudaFuncSetAttribute(gemv<4>, cudaFuncAttributeMaxDynamicSharedMemorySize, most);
-    cudaFuncSetAttribute(gemv_experts, cudaFuncAttributeMaxDynamicSharedMemorySize, most);
+    const cudaFuncAttribute which = cudaFuncAttributeMaxDynamicSharedMemorySize;
+    cudaFuncSetAttribute(gemv<1, MANY>, which, most);
+    cudaFuncSetAttribute(gemv<1, FEW>, which, most);
+    cudaFuncSetAttribute(gemv<MOST_TOKENS, FEW>, which, most);
+    cudaFuncSetAttribute(gemv_experts, which, most);
     if (cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, 0) != cudaSuccess)
         multiprocessors = 1;
     (void)cudaGetLastError(); /* a card with less: launches that need more will say so */
@@ -409,9 +409,9 @@ static void raise_limits(void)
 }
 
 extern "C" void cu_linear_experts(cu_stream s, const cu_tensor *table, const cu_tensor *shape,
-                                  int n_experts, const int32_t *list,
-                                  const cu_expert_group *groups, const int32_t *n_groups,
-                                  int64_t pairs, int per_row, const float *x, float *y, bool bf16)
+                                  int n_experts, const int32_t *list, const cu_expert_group *groups,
+                                  const int32_t *n_groups, int64_t pairs, int per_row,
+                                  const float *x, float *y, bool bf16)
 {
     int64_t most = pairs < n_experts ? pairs : n_experts;
     most += pairs / CU_EXPERT_TOKENS;
@@ -423,22 +423,28 @@ extern "C" void cu_linear_experts(cu_stream s, const cu_tensor *table, const cu_
     int each = (int)((2 * multiprocessors + most - 1) / most);
     bool fits = streams(shape);
     if (fits)
-        share(&one, 1, each < 4 ? 4 : each);
-    size_t shared = fits ? shared_bytes(shape, one.split, CU_EXPERT_TOKENS) : 0;
-    experts_args a = {table,      *shape,
-                      groups,     n_groups,
-                      list,       per_row,
-                      one.blocks, one.split,
-                      x,          y,
-                      bf16,       (const cu_iq2_words *)cu_iq2_words_device(),
+        share(&one, 1, FEW, each < 4 ? 4 : each);
+    size_t shared = fits ? shared_bytes(shape, FEW, one.split, CU_EXPERT_TOKENS) : 0;
+    experts_args a = {table,
+                      *shape,
+                      groups,
+                      n_groups,
+                      list,
+                      per_row,
+                      one.blocks,
+                      one.split,
+                      x,
+                      y,
+                      bf16,
+                      (const cu_iq2_words *)cu_iq2_words_device(),
                       cu_iq2_book_device()};
     if (fits && shared <= MOST_SHARED) {
         dim3 grid((unsigned)a.blocks, (unsigned)most);
-        LAUNCH("experts", pairs * shape->rows * shape->cols, gemv_experts, grid, WARPS * 32, shared,
+        LAUNCH("experts", pairs * shape->rows * shape->cols, gemv_experts, grid, FEW * 32, shared,
                s, a);
     } else {
-        dim3 grid(cu_blocks(shape->rows, WARPS), (unsigned)most);
-        LAUNCH("experts", pairs * shape->rows * shape->cols, experts_elements, grid, WARPS * 32, 0,
-               s, a);
+        dim3 grid(cu_blocks(shape->rows, FEW), (unsigned)most);
+        LAUNCH("experts", pairs * shape->rows * shape->cols, experts_elements, grid, FEW * 32, 0, s,
+               a);
     }
 }

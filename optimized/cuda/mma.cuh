@@ -74,16 +74,33 @@ CU_BOTH uint32_t cu_fma_bf16x2(uint32_t a, uint32_t b, uint32_t c)
 #endif
 }
 
-/* Bytes of b:a chosen by the nibbles of s (0..7). */
+/* Bytes of b:a chosen by the low four nibbles of s (0..7). */
 CU_BOTH uint32_t cu_bytes(uint32_t a, uint32_t b, uint32_t s)
 {
 #ifdef __CUDA_ARCH__
-    return __byte_perm(a, b, s);
+    uint32_t d; /* __byte_perm would mask s first */
+    asm("prmt.b32 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(s));
+    return d;
 #else
     uint64_t both = (uint64_t)b << 32 | a;
     uint32_t d = 0;
     for (int i = 0; i < 4; i++)
         d |= (uint32_t)(both >> 8 * (s >> 4 * i & 7u) & 255u) << 8 * i;
+    return d;
+#endif
+}
+
+/* Bytes of b:a chosen by the low three bits of the nibbles of s; 0 where a nibble has its fourth
+ * bit: the hardware spreads the chosen byte's sign, and none of these bytes has one. */
+CU_BOTH uint32_t cu_signed_bytes(uint32_t a, uint32_t b, uint32_t s)
+{
+#ifdef __CUDA_ARCH__
+    return cu_bytes(a, b, s);
+#else
+    uint32_t d = cu_bytes(a, b, s & 0x7777u);
+    for (int i = 0; i < 4; i++)
+        if (s >> 4 * i & 8u)
+            d &= ~(255u << 8 * i);
     return d;
 #endif
 }
@@ -128,6 +145,14 @@ CU_BOTH uint32_t cu_small(uint32_t bytes, int i)
     return cu_fma_bf16x2(p, 0x3f803f80u, 0xc300c300u);
 }
 
+/* cu_e8m0, shorter: 255 becomes infinity times zero. */
+CU_BOTH float cu_power(uint32_t code)
+{
+    uint32_t bits = code << 23;
+    float f = cu_float_of(bits > 0x00400000u ? bits : 0x00400000u);
+    return fmaf(f, 0.0f, f);
+}
+
 /* x = part 0 + part 1 + part 2, exactly (8 bits each), but for bits below 2^-133; what is not
  * finite is part 0 alone. The parts are the high halves of these words. */
 CU_BOTH void cu_split(float x, uint32_t part[CU_PARTS])
@@ -147,6 +172,7 @@ CU_BOTH void cu_split(float x, uint32_t part[CU_PARTS])
 
 /* A nibble a column: the level (0, 1, 2) of a book entry, 4 where the sign byte has a bit. COPIES
  * words side by side, one for each few lanes, so that lanes seldom meet in a bank. */
+static_assert(CU_IQ2_COPIES == 8, "rows of 32 bytes");
 typedef struct {
     uint32_t book[256][CU_IQ2_COPIES], signs[128][CU_IQ2_COPIES];
 } cu_iq2_words;
@@ -246,19 +272,14 @@ template <> struct row_scale<DSV4_FP8> {
     }
     CU_MEMBER float block(int b) const
     {
-        return cu_e8m0(scale[b]);
+        return cu_power(scale[b]);
     }
 };
 
-/* ---- FP4: s e e m at bf16's sign, low exponent and top mantissa bits is the value times 2^-126,
- * subnormals included. Nibbles come in the high halves of bytes. */
+/* ---- FP4 */
 
-CU_BOTH uint32_t cu_e2m1_pair(uint32_t nibbles, uint32_t factor) /* bits 12..15 and 28..31 */
-{
-    uint32_t v = (nibbles & 0x80008000u) | (nibbles >> 6 & 0x01c001c0u);
-    return cu_fma_bf16x2(v, factor, 0x80008000u);
-}
-
+/* Two look-ups in registers: a nibble's sign bit makes the first one 0 for a negative code, and,
+ * turned round, the second one for a positive one. Bytes of 64 + twice the value. */
 template <> struct row_codes<DSV4_FP4> {
     enum { SPAN = 1 };
     uint32_t w;
@@ -268,11 +289,16 @@ template <> struct row_codes<DSV4_FP4> {
     }
     CU_MEMBER void expand(int, uint32_t v[4]) const
     {
-        uint32_t low = w << 4; /* columns 0 2 4 6 in the bytes' high halves */
-        v[0] = cu_e2m1_pair(cu_bytes(low, w, 0x4000u), 0x7e807e80u);
-        v[1] = cu_e2m1_pair(cu_bytes(low, w, 0x5010u), 0x7e807e80u);
-        v[2] = cu_e2m1_pair(cu_bytes(low, w, 0x6020u), 0x7e807e80u);
-        v[3] = cu_e2m1_pair(cu_bytes(low, w, 0x7030u), 0x7e807e80u);
+        CU_UNROLL
+        for (int i = 0; i < 2; i++) {
+            uint32_t n = w >> 16 * i,
+                     bytes = cu_signed_bytes(0x43424140u, 0x4c484644u, n) |
+                             cu_signed_bytes(0x3d3e3f40u, 0x34383a3cu, n ^ 0x8888u);
+            v[2 * i] =
+                cu_fma_bf16x2(cu_bytes(bytes, 0x43434343u, 0x4140u), 0x3f003f00u, 0xc2c0c2c0u);
+            v[2 * i + 1] =
+                cu_fma_bf16x2(cu_bytes(bytes, 0x43434343u, 0x4342u), 0x3f003f00u, 0xc2c0c2c0u);
+        }
     }
 };
 
@@ -284,12 +310,14 @@ template <> struct row_scale<DSV4_FP4> {
     }
     CU_MEMBER float block(int b) const
     {
-        return cu_e8m0(scale[b]);
+        return cu_power(scale[b]);
     }
 };
 
 /* ---- MXFP4: blocks of 17 bytes, columns 0 .. 15 low, 16 .. 31 high. Values doubled (0 .. 12)
- * times half the scale, which reaches 2^127. */
+ * times half the scale, which reaches 2^127. s e e m at bf16's sign, low exponent and top
+ * mantissa bits is the value times 2^-126, subnormals included; nibbles come in the high halves of
+ * bytes. */
 
 template <> struct row_codes<DSV4_MXFP4> {
     enum { SPAN = 1 };
@@ -306,8 +334,10 @@ template <> struct row_codes<DSV4_MXFP4> {
     {
         CU_UNROLL
         for (int i = 0; i < 2; i++) {
-            v[2 * i] = cu_e2m1_pair(cu_bytes(w[i], 0, 0x1404u), 0x7f007f00u);
-            v[2 * i + 1] = cu_e2m1_pair(cu_bytes(w[i], 0, 0x3424u), 0x7f007f00u);
+            uint32_t low = w[i] << 2 & 0xc0c0c0c0u;
+            uint32_t high = (w[i] & 0x80808080u) | (w[i] >> 6 & 0x01010101u);
+            v[2 * i] = cu_fma_bf16x2(cu_bytes(low, high, 0x5140u), 0x7f007f00u, 0x80008000u);
+            v[2 * i + 1] = cu_fma_bf16x2(cu_bytes(low, high, 0x7362u), 0x7f007f00u, 0x80008000u);
         }
     }
 };
@@ -400,7 +430,8 @@ template <> struct row_scale<DSV4_Q4_K> {
 };
 
 /* ---- Q2_K: eight bytes are a lane's columns of four blocks; the scales of 16 columns are
- * multiplied in: (128 + q) * s - 128 * s */
+ * multiplied in. Two bits of a byte stay where they are, worth f: (128 + q f) * s / f - 128 s / f.
+ */
 
 template <> struct row_codes<DSV4_Q2_K> {
     enum { SPAN = 4 };
@@ -417,13 +448,16 @@ template <> struct row_codes<DSV4_Q2_K> {
     CU_MEMBER void expand(int k, uint32_t v[4]) const
     {
         uint32_t biased = cu_bytes(scales, 0x43434343u, 0x4040u + 0x0101u * (uint32_t)k);
-        uint32_t s = cu_fma_bf16x2(biased, 0x3f803f80u, 0xc300c300u);
+        uint32_t s = k == 0   ? cu_fma_bf16x2(biased, 0x3f803f80u, 0xc300c300u)
+                     : k == 1 ? cu_fma_bf16x2(biased, 0x3e803e80u, 0xc200c200u)
+                              : cu_fma_bf16x2(biased, 0x3d803d80u, 0xc100c100u);
         uint32_t less = cu_fma_bf16x2(s, 0xc300c300u, 0x80008000u);
-        uint32_t a = w[0] >> 2 * k & 0x03030303u, b = w[1] >> 2 * k & 0x03030303u;
-        v[0] = cu_fma_bf16x2(cu_bytes(a, 0x43434343u, 0x4140u), s, less);
-        v[1] = cu_fma_bf16x2(cu_bytes(a, 0x43434343u, 0x4342u), s, less);
-        v[2] = cu_fma_bf16x2(cu_bytes(b, 0x43434343u, 0x4140u), s, less);
-        v[3] = cu_fma_bf16x2(cu_bytes(b, 0x43434343u, 0x4342u), s, less);
+        CU_UNROLL
+        for (int i = 0; i < 4; i++) {
+            uint32_t p = cu_bytes(w[i / 2], 0, i % 2 ? 0x4342u : 0x4140u);
+            p = k < 3 ? p & 0x00030003u << 2 * k : p >> 2 & 0x00300030u;
+            v[i] = cu_fma_bf16x2(p | 0x43004300u, s, less);
+        }
     }
 };
 
@@ -449,23 +483,27 @@ template <> struct row_codes<DSV4_IQ2_XXS> {
     CU_MEMBER void load(const uint8_t *chunk, int block, int t, const cu_iq2_words *iq2)
     {
 #ifdef __CUDA_ARCH__
-        int copy = (int)threadIdx.x % CU_IQ2_COPIES;
+        uint32_t copy = threadIdx.x % CU_IQ2_COPIES * 4;
 #else
-        int copy = 0;
+        uint32_t copy = 0;
 #endif
         const uint8_t *group = chunk + 2 + 8 * block;
+        const uint8_t *book = (const uint8_t *)(const void *)iq2->book;
+        const uint8_t *signs = (const uint8_t *)(const void *)iq2->signs;
         uint32_t word = cu_load16(group + 4) | cu_load16(group + 6) << 16;
-        n = iq2->book[group[t]][copy] ^ iq2->signs[word >> 7 * t & 127u][copy];
+        /* seven bits at 7 t, in units of a row of the table */
+        uint32_t at = cu_funnel(word, word, (uint32_t)(7 * t + 27) % 32) & 0xfe0u;
+        n = cu_word(book + copy + group[t] * 32u) ^ cu_word(signs + copy + at);
     }
     CU_MEMBER void expand(int, uint32_t v[4]) const
     {
-        /* 8, 25, 43 are 0x4100, 0x41c8, 0x422c */
         CU_UNROLL
-        for (int i = 0; i < 2; i++) {
-            uint32_t s = n >> 16 * i, low = cu_bytes(0x002cc800u, 0x002cc800u, s),
-                     high = cu_bytes(0x00424141u, 0x00c2c1c1u, s);
-            v[2 * i] = cu_bytes(low, high, 0x5140u);
-            v[2 * i + 1] = cu_bytes(low, high, 0x7362u);
+        for (int i = 0; i < 2; i++) { /* bytes of 64 + value: 8, 25, 43 and their negatives */
+            uint32_t bytes = cu_bytes(0x006b5948u, 0x00152738u, n >> 16 * i);
+            v[2 * i] =
+                cu_fma_bf16x2(cu_bytes(bytes, 0x43434343u, 0x4140u), 0x3f803f80u, 0xc340c340u);
+            v[2 * i + 1] =
+                cu_fma_bf16x2(cu_bytes(bytes, 0x43434343u, 0x4342u), 0x3f803f80u, 0xc340c340u);
         }
     }
 };
@@ -532,6 +570,24 @@ __device__ __forceinline__ void cu_mma8(float c[4], uint32_t a0, uint32_t a1, ui
         "{%0, %1, %2, %3};"
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
         : "r"(a0), "r"(a1), "r"(b0));
+}
+
+/* The same from an accumulator of zero. */
+__device__ __forceinline__ void cu_mma16_first(float c[4], uint32_t a0, uint32_t a1, uint32_t a2,
+                                               uint32_t a3, uint32_t b0, uint32_t b1)
+{
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+        "{%8, %9}, {%10, %10, %10, %10};"
+        : "=f"(c[0]), "=f"(c[1]), "=f"(c[2]), "=f"(c[3])
+        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1), "f"(0.0f));
+}
+
+__device__ __forceinline__ void cu_mma8_first(float c[4], uint32_t a0, uint32_t a1, uint32_t b0)
+{
+    asm("mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, "
+        "{%7, %7, %7, %7};"
+        : "=f"(c[0]), "=f"(c[1]), "=f"(c[2]), "=f"(c[3])
+        : "r"(a0), "r"(a1), "r"(b0), "f"(0.0f));
 }
 #endif
 
