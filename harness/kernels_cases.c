@@ -549,12 +549,13 @@ static const int streams[] = {1, 2, 3, 4, 16};
 
 static void cases_hc_mix(kernel_run *k)
 {
-    static const int dims[] = {1, 5, 64, 130, 4096};
+    static const int dims[] = {1, 5, 64, 130, 4096, 256};
     for (int s = 0; s < COUNT(streams) - 1; s++)
         for (int d = 0; d < COUNT(dims); d++)
             EACH_FILL(f)
             {
-                int hc = streams[s], width = hc * dims[d], rows = (2 + hc) * hc, n = d % 3 + 1;
+                int hc = streams[s], width = hc * dims[d], rows = (2 + hc) * hc;
+                int n = dims[d] == 256 ? 9 : d % 3 + 1;
                 dsv4_tensor fn;
                 if (!case_begin(k, hc == 4 && width == 4 * 4096 && f == FILL_NOISE,
                                 "hc_mix/hc=%d,dim=%d,n=%d/%s", hc, dims[d], n, fill_name(f)))

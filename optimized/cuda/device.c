@@ -16,9 +16,15 @@ const uint64_t *cu_iq2_book_device(void);
 const void *cu_iq2_words_device(void);
 void cu_launched(const char *op, int64_t size);
 bool cu_overlaps(void);
+bool cu_launching(const char *op);
 
 #ifdef DSV4_CUDA_MUTANTS
 int dsv4_cuda_mutant;
+bool cu_same_name(const char *a, const char *b);
+bool cu_same_name(const char *a, const char *b)
+{
+    return strcmp(a, b) == 0;
+}
 #endif
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -43,9 +49,63 @@ bool cu_ok(int code, const char *what, int64_t size)
     return false;
 }
 
+/* ---- launches by name: for benches, one thread ---------------------------------------------- */
+
+static _Thread_local const char *label;
+static struct {
+    bool counts;
+    const char *without;
+    cu_launch_count list[CU_MOST_COUNTED];
+    int n;
+} watch;
+
+void cu_label(const char *what)
+{
+    label = what;
+}
+
+bool cu_launching(const char *op)
+{
+    if (!watch.counts && watch.without == NULL)
+        return true;
+    const char *name = label != NULL ? label : op;
+    int i = 0;
+    while (i < watch.n && strcmp(watch.list[i].name, name) != 0)
+        i++;
+    if (watch.counts && i < CU_MOST_COUNTED) {
+        watch.n = i < watch.n ? watch.n : i + 1;
+        watch.list[i].name = name;
+        watch.list[i].launches++;
+    }
+    size_t end = watch.without != NULL ? strcspn(watch.without, "*") : 0;
+    return watch.without == NULL ||
+           (watch.without[end] == '*' ? strncmp(name, watch.without, end) != 0
+                                      : strcmp(name, watch.without) != 0);
+}
+
 void cu_launched(const char *op, int64_t size)
 {
-    cu_ok(cudaGetLastError(), op, size);
+    cu_ok(cudaGetLastError(), label != NULL ? label : op, size);
+}
+
+void cu_count_launches(bool on)
+{
+    if (on) {
+        memset(watch.list, 0, sizeof watch.list);
+        watch.n = 0;
+    }
+    watch.counts = on;
+}
+
+int cu_counted(const cu_launch_count **list)
+{
+    *list = watch.list;
+    return watch.n;
+}
+
+void cu_leave_out(const char *name)
+{
+    watch.without = name;
 }
 
 dsv4_status cu_take_error(dsv4_error *err)
@@ -115,9 +175,16 @@ dsv4_status cu_open(dsv4_error *err)
                                     : dsv4_fail(err, opened.status, "%s", opened.err.text);
 }
 
+static _Thread_local bool apart;
+
+void cu_keep_apart(bool on)
+{
+    apart = on;
+}
+
 bool cu_overlaps(void)
 {
-    return opened.overlaps;
+    return opened.overlaps && !apart;
 }
 
 const uint64_t *cu_iq2_book_device(void)
@@ -225,6 +292,11 @@ bool cu_wait(cu_stream s, const char *what)
 bool cu_to_device(cu_stream s, void *to, const void *from, size_t bytes, const char *what)
 {
     return cu_ok(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, s), what, (int64_t)bytes);
+}
+
+bool cu_from_device(cu_stream s, void *to, const void *from, size_t bytes, const char *what)
+{
+    return cu_ok(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, s), what, (int64_t)bytes);
 }
 
 bool cu_to_host(cu_stream s, void *to, const void *from, size_t bytes, const char *what)

@@ -149,7 +149,7 @@ static __global__ void __launch_bounds__(WARPS * 32, 1) gemv(const __grid_consta
     while (segment + 1 < a.count && (int)blockIdx.x >= a.seg[segment + 1].first_block)
         segment++;
     const gemv_segment *s = &a.seg[segment];
-    bool before = s->s.table == NULL;
+    bool before = s->s.table == NULL || s->s.settled;
     if (!before)
         wait_for_previous();
     cu_tensor w = before ? s->s.w : s->s.table[*s->s.index];
@@ -320,7 +320,7 @@ extern "C" void cu_linear_group(cu_stream s, const cu_segment *segments, int cou
 extern "C" void cu_linear(cu_stream s, const cu_tensor *w, const float *x, int64_t ldx, int64_t n,
                           float *y, int64_t ldy, bool bf16)
 {
-    cu_segment one = {*w, NULL, NULL, x, ldx, y, ldy, bf16, false};
+    cu_segment one = {*w, NULL, NULL, x, ldx, y, ldy, bf16, false, false};
     cu_linear_group(s, &one, 1, n);
 }
 

@@ -257,7 +257,7 @@ static void linear(const dsv4_tensor *w, const float *x, int64_t ldx, int64_t n,
     if (begin(&f))
         while (run(&f)) {
             cu_segment g = {weights_at(&f, &m), NULL, NULL,  at(&f, i), ldx,
-                            at(&f, o),          ldy,  false, bf16};
+                            at(&f, o),          ldy,  false, bf16,      false};
             cu_products(f.stream, &g, 1, n, &(cu_room){at(&f, r), bytes});
         }
     free(m.floats);
@@ -470,7 +470,7 @@ static void router(const float *logits, const float *bias, const dsv4_tensor *ti
     if (begin(&f))
         while (run(&f))
             cu_router(f.stream, at(&f, l), at(&f, b), at(&f, t), at(&f, i), n, n_experts, k,
-                      scaling, at(&f, e), at(&f, w));
+                      scaling, at(&f, e), at(&f, w), NULL);
     free(table);
 }
 

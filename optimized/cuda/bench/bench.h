@@ -22,6 +22,8 @@ typedef struct {
 /* Median seconds of one of `calls` calls of what(ctx, i), i rising over all rounds. */
 double seconds(bench *x, void (*what)(bench *x, void *ctx, int i), void *ctx, int calls);
 
+/* blocks.c: launches, attention, indexer, top-k, mHC. */
+void measure_blocks(bench *x);
 /* many_tokens.c: x->matrix; products of Flash's matrices with many tokens, dense and by expert. */
 void measure_matrix(bench *x);
 void products_of_many(bench *x);

@@ -6,7 +6,9 @@
 #include <string.h>
 
 #include "bench.h"
+#include "failures.h"
 #include "reference/formats/formats.h"
+#include "steps.h"
 #include "yardsticks.h"
 
 enum { ROUNDS = 21 };
@@ -98,8 +100,8 @@ static void one_product(bench *x, void *ctx, int i)
         w.data = x->pool + at;
         if (w.scale_row_bytes > 0)
             w.scale = w.data + (size_t)w.rows * w.row_bytes;
-        g[k] = (cu_segment){w,      NULL,  NULL, x->floats, w.cols, x->out + k * w.rows,
-                            w.rows, false, false};
+        g[k] = (cu_segment){w,      NULL,  NULL,  x->floats, w.cols, x->out + k * w.rows,
+                            w.rows, false, false, false};
     }
     cu_linear_group(x->s, g, p->sh.together, 1);
 }
@@ -140,125 +142,6 @@ static void products(bench *x)
             printf("%-28s %-8s %10.2f %9.0f %6.1f%%\n", p.sh.name, f->name, 1e6 * t, rate / 1e9,
                    100 * rate / x->read);
         }
-}
-
-/* ---- attention, indexer, mHC ---------------------------------------------------------------- */
-
-static void report(bench *x, const char *name, double t, double bytes, double operations)
-{
-    double memory = bytes / x->read, arithmetic = operations / x->fma;
-    double bound = memory > arithmetic ? memory : arithmetic;
-    printf("%-44s %8.2f us  %7.2f MB %8.1f Mflop  floor %6.2f us (%s)  %5.2fx\n", name, 1e6 * t,
-           bytes / 1e6, operations / 1e6, 1e6 * bound, memory > arithmetic ? "memory" : "float32",
-           t / bound);
-}
-
-typedef struct {
-    cu_attention_args a;
-    int64_t *pos;
-    int32_t *list;
-    float *scores;
-    int64_t rows;
-    cu_tensor fn;
-    cu_gates gates;
-} block;
-
-static void one_attention(bench *x, void *ctx, int i)
-{
-    block *b = ctx;
-    cu_attention_args a = b->a;
-    size_t step = (size_t)640 * 512;
-    a.window = x->floats + (size_t)(i % 64) * step; /* rotated */
-    a.rows = a.window + 128 * 512;
-    cu_attention(x->s, &a, x->out, false);
-}
-
-static void one_scores(bench *x, void *ctx, int i)
-{
-    block *b = ctx;
-    cu_indexer_scores(x->s, x->floats, x->floats + (size_t)(1 + i % 16) * 16384 * 128,
-                      x->floats + 8192, 64, 128, 1, b->rows, NULL, 4, false, b->scores, b->rows);
-}
-
-static void one_topk(bench *x, void *ctx, int i)
-{
-    block *b = ctx;
-    (void)i;
-    cu_topk(x->s, b->scores, b->rows, 1, b->rows, NULL, 4, 512, b->list);
-}
-
-static void one_mix(bench *x, void *ctx, int i)
-{
-    block *b = ctx;
-    cu_tensor fn = b->fn;
-    fn.data += (size_t)(i % 64) * 24 * 16384 * 4;
-    cu_hc_mix(x->s, &fn, x->floats, 1e-6f, 1, x->out, x->out + 1024, x->tickets, &b->gates);
-}
-
-static void one_mhc(bench *x, void *ctx, int i)
-{
-    block *b = ctx;
-    one_mix(x, ctx, i);
-    cu_hc_collapse(x->s, x->floats, b->gates.pre, 1, 4, 4096, x->out + 65536, false);
-    cu_hc_post(x->s, x->out + 65536, x->floats, b->gates.post, b->gates.comb, 1, 4, 4096,
-               x->out + 131072, false);
-}
-
-static void blocks(bench *x)
-{
-    block b = {.rows = 16384};
-    int64_t pos = 4095;
-    int32_t list[512];
-    for (int i = 0; i < 512; i++)
-        list[i] = (i * 389) % 512; /* all different, out of order */
-    b.pos = cu_new(sizeof pos, "a bench", NULL);
-    b.list = cu_new(sizeof list, "a bench", NULL);
-    b.scores = cu_new((size_t)b.rows * 4, "a bench", NULL);
-    cu_to_device(x->s, b.pos, &pos, sizeof pos, "a bench");
-    cu_to_device(x->s, b.list, list, sizeof list, "a bench");
-    b.a = (cu_attention_args){.n = 1,
-                              .pos0 = b.pos,
-                              .heads = 64,
-                              .dim = 512,
-                              .q = x->floats,
-                              .window_pos0 = pos - 127,
-                              .window_ring = 128,
-                              .window_size = 128,
-                              .ratio = 4,
-                              .most_rows = 1024,
-                              .topk = b.list,
-                              .k = 512,
-                              .sink = x->floats};
-    b.a.splits = cu_attention_splits(640);
-    b.a.scratch = x->out + 65536;
-    printf("\nblocks of one token (Flash); each launch and its gap to the next counts\n");
-    double t = seconds(x, one_attention, &b, 64);
-    report(x, "attention, 128 + 512 rows x 64 heads x 512", t, 4.0 * (640 * 512 + 2 * 64 * 512),
-           2.0 * 2 * 640 * 64 * 512);
-    t = seconds(x, one_scores, &b, 16);
-    report(x, "indexer scores, 16384 rows x 64 heads x 128", t, 4.0 * (16384 * 129 + 64 * 129),
-           2.0 * 16384 * 64 * 128);
-    t = seconds(x, one_topk, &b, 16);
-    report(x, "top 512 of 16384 scores", t, 4.0 * (16384 + 512), 0);
-    b.fn = (cu_tensor){.type = DSV4_F32,
-                       .rows = 24,
-                       .cols = 16384,
-                       .data = (const uint8_t *)x->floats,
-                       .row_bytes = 16384 * 4,
-                       .scale_rows = 1,
-                       .scale_cols = 1};
-    float *room = x->out + 262144;
-    b.gates = (cu_gates){x->floats, x->floats, 4, 20, 1e-6f, room, room + 16, room + 32};
-    t = seconds(x, one_mix, &b, 64);
-    report(x, "mHC: mixes, gates, 20 Sinkhorn passes", t, 4.0 * (25 * 16384 + 48),
-           2.0 * 25 * 16384);
-    t = seconds(x, one_mhc, &b, 64);
-    report(x, "mHC: the same, collapse, expansion", t,
-           4.0 * (25 * 16384 + 16384 + 4096 + 4096 + 2 * 16384), 2.0 * (25 + 4 + 20) * 16384);
-    cu_wait(x->s, "a bench");
-    cu_delete(b.pos);
-    cu_delete(b.list);
-    cu_delete(b.scores);
 }
 
 /* ---- models --------------------------------------------------------------------------------- */
@@ -310,7 +193,7 @@ static void one_head(bench *x, void *ctx, int i)
 }
 
 static dsv4_status model(bench *x, const char *path, int prefill, dsv4_numerics numerics,
-                         dsv4_error *err)
+                         bool apart, dsv4_error *err)
 {
     dsv4_model *m = NULL;
     dsv4_cuda *d = NULL;
@@ -323,7 +206,7 @@ static dsv4_status model(bench *x, const char *path, int prefill, dsv4_numerics 
         status = dsv4_cuda_open(m, &d, err);
     /* One block, if there is memory for it. */
     dsv4_session_options o = {.numerics = numerics,
-                              .max_positions = prefill + 2 * DECODE + 1,
+                              .max_positions = prefill + 2 * DECODE + 4,
                               .chunk = prefill < 2048 ? prefill : 2048};
     if (status == DSV4_OK)
         status = dsv4_cuda_session_new(d, &o, &s, err);
@@ -387,6 +270,8 @@ static dsv4_status model(bench *x, const char *path, int prefill, dsv4_numerics 
            "floor's rate; whole step %.1f%%\n",
            dense / layers / 1e6, x->read / 1e9, 1e6 * dense / layers / x->read,
            100 * dense / layers / x->read / each, 100 * floor_bytes / x->read / step);
+    if (apart)
+        status = bench_steps(s, err);
 done:
     free(tokens);
     free(logits);
@@ -399,12 +284,47 @@ done:
 /* ---- the program ---------------------------------------------------------------------------- */
 
 static const char help[] =
-    "usage: cuda-bench [--prefill N] [--numerics N] [--only many] [MODEL ...]\n"
+    "usage: cuda-bench [--prefill N] [--numerics N] [--steps] [--models-only] [--only many] "
+    "[MODEL ...]\n"
+    "       cuda-bench --failures MODEL | --hold MB\n"
     "\n"
     "Measures device memory and float32 arithmetic, then the kernels against them; for each "
     "model,\n"
-    "decode and prefill (2048 tokens). Exit 0 measured, 2 bad usage or no device, 3 the machine "
+    "decode and prefill (2048 tokens).\n"
+    "\n"
+    "  --steps        also what a decode step is made of, operator by operator\n"
+    "  --models-only  no kernels but the ceilings\n"
+    "  --failures     asks for more memory than there is, and for more positions: refused in a "
+    "line,\n"
+    "                 nothing left behind\n"
+    "  --hold         takes all device memory but MB until the standard input ends: for tests\n"
+    "\n"
+    "Exit 0 measured, 1 a check of --failures failed, 2 bad usage or no device, 3 the machine "
     "failed.\n";
+
+/* --failures and --hold. Returns the exit code; -1 = neither was asked for. */
+static int provoke(int argc, char **argv)
+{
+    dsv4_error err = {""};
+    dsv4_status status = DSV4_OK;
+    int failed = 0;
+    char *end = NULL;
+    if (argc != 3 || (strcmp(argv[1], "--failures") != 0 && strcmp(argv[1], "--hold") != 0))
+        return -1;
+    if (strcmp(argv[1], "--failures") == 0) {
+        status = provoke_failures(argv[2], &failed, &err);
+    } else {
+        long long leave = strtoll(argv[2], &end, 10);
+        if (*end != '\0' || leave < 0 || leave > 1 << 30)
+            status =
+                dsv4_fail(&err, DSV4_E_INPUT, "--hold: expected megabytes, found '%s'", argv[2]);
+        else
+            status = hold_memory(leave, &err);
+    }
+    if (status != DSV4_OK)
+        fprintf(stderr, "cuda-bench: %s\n", err.text);
+    return status != DSV4_OK ? (int)status : failed > 0;
+}
 
 int main(int argc, char **argv)
 {
@@ -414,10 +334,22 @@ int main(int argc, char **argv)
     char device[256];
     int prefill = 2048, first = 1;
     dsv4_numerics numerics = DSV4_MATH;
-    for (; first < argc && argv[first][0] == '-'; first += 2) {
+    bool apart = false, kernels = true;
+    int provoked = provoke(argc, argv);
+    if (provoked >= 0)
+        return provoked;
+    for (; first < argc && argv[first][0] == '-'; first++) {
         if (strcmp(argv[first], "--help") == 0) {
             fputs(help, stdout);
             return 0;
+        }
+        if (strcmp(argv[first], "--steps") == 0) {
+            apart = true;
+            continue;
+        }
+        if (strcmp(argv[first], "--models-only") == 0) {
+            kernels = false;
+            continue;
         }
         bool known = first + 1 < argc;
         if (known && strcmp(argv[first], "--prefill") == 0)
@@ -432,6 +364,7 @@ int main(int argc, char **argv)
             fputs(help, stderr);
             return DSV4_E_INPUT;
         }
+        first++;
     }
     dsv4_status status = dsv4_cuda_probe(device, sizeof device, &err);
     if (status == DSV4_OK)
@@ -456,16 +389,16 @@ int main(int argc, char **argv)
     ceilings(&x);
     if (dense) {
         products_of_many(&x);
-    } else {
+    } else if (kernels) {
         products(&x);
-        blocks(&x);
+        measure_blocks(&x);
         products_of_many(&x);
     }
     status = cu_take_error(&err);
     cu_delete(x.pool); /* models need the room */
     x.pool = NULL;
     for (int i = first; i < argc && status == DSV4_OK; i++)
-        status = model(&x, argv[i], prefill, numerics, &err);
+        status = model(&x, argv[i], prefill, numerics, apart, &err);
 done:
     if (status != DSV4_OK)
         fprintf(stderr, "cuda-bench: %s\n", err.text);

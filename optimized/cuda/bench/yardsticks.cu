@@ -2,7 +2,7 @@
  * and noise to fill buffers with. */
 #include "yardsticks.h"
 
-#include <cuda_runtime.h>
+#include "../device.cuh"
 
 static __global__ void copy(const uint4 *from, uint4 *to, int64_t n)
 {
@@ -107,4 +107,39 @@ extern "C" double yard_fma(cu_stream s, void *sink)
     enum { BLOCKS = 132 * 8, THREADS = 256, STEPS = 4096 };
     fma_rate<<<BLOCKS, THREADS, 0, s>>>((float *)sink, STEPS);
     return 2.0 * 8 * STEPS * BLOCKS * THREADS;
+}
+
+static __global__ void empty(int)
+{
+    begin();
+}
+
+extern "C" void yard_empty(cu_stream s)
+{
+    LAUNCH("a yardstick", 0, empty, 132, 128, 0, s, 0);
+}
+
+static __global__ void meet(float *room, uint32_t *ticket)
+{
+    begin();
+    __shared__ uint32_t mine;
+    if (threadIdx.x == 0) {
+        room[blockIdx.x] = (float)blockIdx.x;
+        __threadfence();
+        mine = atomicAdd(ticket, 1u);
+    }
+    __syncthreads();
+    if (mine != gridDim.x - 1)
+        return;
+    __threadfence();
+    float sum = warp_sum(threadIdx.x < gridDim.x ? __ldcg(&room[threadIdx.x]) : 0.0f);
+    if (threadIdx.x == 0) {
+        room[gridDim.x] = sum;
+        *ticket = 0;
+    }
+}
+
+extern "C" void yard_meet(cu_stream s, float *room, uint32_t *ticket)
+{
+    LAUNCH("a yardstick", 0, meet, 132, 128, 0, s, room, ticket);
 }
