@@ -71,18 +71,27 @@ template <int TYPE, int PARTS, int TOKENS> struct layout {
     enum {
         N = TOKENS / 8, /* n8 tiles */
         SUMS = 4 * N,   /* a lane's */
-        STAGES = 4,
+#ifdef V_STAGES
+        STAGES = V_STAGES,
+#else
+        STAGES = PARTS * TOKENS >= 128 ? 3 : 4,
+#endif
         X_PART = 2 * TOKENS * 128,
         X_BYTES = PARTS * X_PART,
         SUMS_AT = STAGES * X_BYTES,
         SUMS_ROW = 2 * S::MINIMA,
         SUMS_BYTES = 3 * TOKENS * SUMS_ROW,
         LISTS_AT = SUMS_AT + 3 * SUMS_BYTES,
-        TABLES_AT = LISTS_AT + 2 * TOKENS * 4,
+        ASIDE_AT = LISTS_AT + 2 * TOKENS * 4, /* where bytes of W go that are only brought nearer */
+        TABLES_AT = ASIDE_AT + THREADS * 4,
         /* and room to begin at a multiple of 1024 */
         BYTES = 1024 + TABLES_AT + (TYPE == DSV4_IQ2_XXS ? (int)sizeof(cu_iq2_words) : 0),
         BLOCKS = PARTS * TOKENS <= 32 ? 2 : 1,        /* of a multiprocessor */
+#ifdef V_AHEAD
+        AHEAD = V_AHEAD,
+#else
         AHEAD = PARTS * TOKENS <= 64 ? 4 : 2 /* units of W on their way */
+#endif
     };
 };
 
@@ -175,6 +184,25 @@ template <int TYPE, int PARTS, int TOKENS> struct tile {
                        g.sums + part * g.sums_part + row * (g.w.cols / 256 * S::MINIMA) +
                            k / 2 * S::MINIMA + i % PIECES * 8);
         }
+    }
+
+    /* The lines of W for stage k into the cache next to the multiprocessor, so that load() finds
+     * them there: what comes by cp.async holds no register while it is on its way. */
+    __device__ __forceinline__ void bring(int k)
+    {
+        enum { STAGE = S::CHUNK_BYTES / 2, LINES = STAGE > 128 ? 2 : 1 };
+#ifndef V_NOBRING
+        const int row = g.row0 + threadIdx.x / 2, line = threadIdx.x % 2;
+        const uint32_t end = (uint32_t)g.w.row_bytes - 4, want = k * STAGE + line * 128;
+        if (line < LINES && row < g.w.rows) {
+            uintptr_t at =
+                (uintptr_t)(g.w.data + row * g.w.row_bytes + (want < end ? want : end)) & ~(uintptr_t)3;
+            asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(base + L::ASIDE_AT +
+                                                                         threadIdx.x * 4),
+                         "l"(at)
+                         : "memory");
+        }
+#endif
     }
 
     /* ---- what is decoded */
@@ -368,6 +396,8 @@ template <int TYPE, int PARTS, int TOKENS> struct tile {
             __syncthreads();
             if (k + L::STAGES - 1 < stages)
                 fetch(k + L::STAGES - 1);
+            if (k + 2 < stages)
+                bring(k + 2);
             copies_done();
             stage(k);
             /* a last chunk of half the length lost */
