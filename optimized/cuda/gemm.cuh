@@ -18,14 +18,6 @@
 #include "gemm_decode.cuh"
 #include "gemm_mma.cuh"
 
-__device__ __forceinline__ void cu_mma8(float c[4], uint32_t a0, uint32_t a1, uint32_t b0)
-{
-    asm("mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, "
-        "{%0, %1, %2, %3};"
-        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-        : "r"(a0), "r"(a1), "r"(b0));
-}
-
 enum { THREADS = 256, ROWS = 128 /* of W, a block */, UNITS = 4 };
 
 __device__ __forceinline__ void copy_piece(uint32_t to, const void *from)
