@@ -63,7 +63,7 @@ static __global__ void __launch_bounds__(256) split(const __grid_constant__ spli
         uint32_t low[CU_PARTS], high[CU_PARTS];
         cu_split(x[2 * i], low);
         cu_split(x[2 * i + 1], high);
-        if (MUTANT(61)) /* the last part lost */
+        if (MUTANT(71)) /* the last part lost */
             low[2] = 0;
 #pragma unroll
         for (int p = 0; p < 3; p++)

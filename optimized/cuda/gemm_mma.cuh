@@ -107,21 +107,6 @@ template <> struct products<64> {
     }
 };
 
-template <> struct products<96> {
-    static __device__ __forceinline__ void add(float (&d)[48], uint32_t a0, uint32_t a1,
-                                               uint32_t a2, uint32_t a3, uint64_t x, int sum)
-    {
-        asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %53, 0;\n"
-                     "wgmma.mma_async.sync.aligned.m64n96k16.f32.bf16.bf16 {"
-                     "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-                     "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-                     "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47}, "
-                     "{%48, %49, %50, %51}, %52, p, 1, 1, 0;\n}"
-                     : GEMM_32(0), GEMM_16(32)
-                     : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(x), "r"(sum));
-    }
-};
-
 template <> struct products<128> {
     static __device__ __forceinline__ void add(float (&d)[64], uint32_t a0, uint32_t a1,
                                                uint32_t a2, uint32_t a3, uint64_t x, int sum)
