@@ -5,9 +5,8 @@
  * (mma.cuh): the results are the same bits.
  *
  * In shared memory:
- *   x [stages][parts][2][tokens]: rows of 64 columns, 128 bytes, by cp.async; a stage is 128 columns
- *   = 4 units of 32
- *   sums [3 chunks][3 parts][tokens]: of x, for the minima, by cp.async
+ *   x [stages][parts][2][tokens]: rows of 64 columns, 128 bytes, by cp.async; a stage is 128
+ * columns = 4 units of 32 sums [3 chunks][3 parts][tokens]: of x, for the minima, by cp.async
  *
  * Private to gemm_*.cu. */
 #ifndef DSV4_CUDA_GEMM_CUH
@@ -77,7 +76,7 @@ template <int TYPE, int PARTS, int TOKENS> struct layout {
         TABLES_AT = ASIDE_AT + ROWS * 4,
         /* and room to begin at a multiple of 1024 */
         BYTES = 1024 + TABLES_AT + (TYPE == DSV4_IQ2_XXS ? (int)sizeof(cu_iq2_words) : 0),
-        BLOCKS = PARTS * TOKENS <= 32 ? 2 : 1,        /* of a multiprocessor */
+        BLOCKS = PARTS * TOKENS <= 32 ? 2 : 1, /* of a multiprocessor */
         /* What measured best: whether W is brought near, and how many units are on their way. */
         NEAR = TYPE == DSV4_FP8 || TYPE == DSV4_FP4,
         AHEAD = NEAR || PARTS * TOKENS <= 64 ? 4 : 2
@@ -181,8 +180,8 @@ template <int TYPE, int PARTS, int TOKENS> struct tile {
     {
         const int row = g.row0 + threadIdx.x;
         if (L::NEAR && threadIdx.x < ROWS && row < g.w.rows)
-            asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(
-                             base + L::ASIDE_AT + threadIdx.x * 4),
+            asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(base + L::ASIDE_AT +
+                                                                          threadIdx.x * 4),
                          "l"(g.w.data + row * g.w.row_bytes + k * (S::CHUNK_BYTES / 2))
                          : "memory");
     }
@@ -196,8 +195,9 @@ template <int TYPE, int PARTS, int TOKENS> struct tile {
 #pragma unroll
         for (int h = 0; h < 2; h++)
             code[slot][h].load(data + h * next_data + u / 8 * S::CHUNK_BYTES,
-                               scale + h * next_scale + (MUTANT(73) ? 0 : u / 8 * (TYPE == DSV4_FP8 ? 2 : 8)), u % 8,
-                               t);
+                               scale + h * next_scale +
+                                   (MUTANT(73) ? 0 : u / 8 * (TYPE == DSV4_FP8 ? 2 : 8)),
+                               u % 8, t);
     }
 
     /* Into `to`; x is zero in units beyond the last, where W may be anything finite. */
@@ -227,15 +227,15 @@ template <int TYPE, int PARTS, int TOKENS> struct tile {
         for (int s = 0; s < 2; s++)
 #pragma unroll
             for (int p = 0; p < PARTS; p++)
-                products<TOKENS>::add(d[p], w[4 * s], w[4 * s + 1], w[4 * s + 2], w[4 * s + 3],
-                                      tokens_at(x_at + p * L::X_PART + u / 2 * TOKENS * 128 +
-                                                u % 2 * 64 + s * 32),
-                                      s > 0 || !first);
+                products<TOKENS>::add(
+                    d[p], w[4 * s], w[4 * s + 1], w[4 * s + 2], w[4 * s + 3],
+                    tokens_at(x_at + p * L::X_PART + u / 2 * TOKENS * 128 + u % 2 * 64 + s * 32),
+                    s > 0 || !first);
         products_end();
 #else
         const int lane = threadIdx.x % 32, row = lane % 8;
-        const uint32_t at = x_at + u / 2 * TOKENS * 128 + row * 128 +
-                            ((u % 2 * 4 + lane / 8) ^ row) * 16;
+        const uint32_t at =
+            x_at + u / 2 * TOKENS * 128 + row * 128 + ((u % 2 * 4 + lane / 8) ^ row) * 16;
 #pragma unroll
         for (int p = 0; p < PARTS; p++)
 #pragma unroll
