@@ -9,8 +9,8 @@ extern "C" const void *cu_iq2_words_device(void); /* device.c */
 
 /* ---- x in parts ----------------------------------------------------------------------------- */
 
-/* x in the parts of cu_split, and its sums for formats with minima: of 16 or 32 columns (`sums`; 0 =
- * none), in three parts whatever x is. */
+/* x in the parts of cu_split, and its sums for formats with minima: of 16 or 32 columns (`sums`; 0
+ * = none), in three parts whatever x is. */
 typedef struct {
     const float *x;
     int64_t ldx, cols, pitch; /* pitch: columns with the zeros that fill up 128 */
@@ -63,7 +63,7 @@ static __global__ void __launch_bounds__(256) split(const __grid_constant__ spli
         uint32_t low[CU_PARTS], high[CU_PARTS];
         cu_split(x[2 * i], low);
         cu_split(x[2 * i + 1], high);
-        if (MUTANT(61)) /* the last part lost */
+        if (MUTANT(71)) /* the last part lost */
             low[2] = 0;
 #pragma unroll
         for (int p = 0; p < 3; p++)
@@ -94,7 +94,7 @@ static __global__ void __launch_bounds__(256) split(const __grid_constant__ spli
 
 /* ---- dense matrices ------------------------------------------------------------------------- */
 
-enum { MULTIPROCESSORS = 132 };
+enum { ENOUGH = 100 /* tiles: three quarters of the multiprocessors of an H100 */ };
 
 static bool tiles_fit(int type)
 {
@@ -116,7 +116,8 @@ static bool tiles_fit(int type)
 extern "C" bool cu_gemm_takes(const cu_segment *g, int64_t n)
 {
     return n >= CU_GEMM_TOKENS && g->table == NULL && g->w.rows > 0 && tiles_fit(g->w.type) &&
-           g->w.cols % 32 == 0 && cu_linear_streams(&g->w) && (uintptr_t)g->x % 16 == 0 && g->ldx % 4 == 0;
+           g->w.cols % 32 == 0 && cu_linear_streams(&g->w) && (uintptr_t)g->x % 16 == 0 &&
+           g->ldx % 4 == 0;
 }
 
 /* Columns of a sum of x that the type's minima are multiplied with. */
@@ -137,7 +138,8 @@ static int64_t pitch_of(int64_t cols)
 
 static size_t split_bytes(int64_t n, int64_t cols, int parts, int sums)
 {
-    return up_to_256(n * pitch_of(cols) * 2 * parts) + (sums > 0 ? up_to_256(n * (cols / sums) * 6) : 0);
+    return up_to_256(n * pitch_of(cols) * 2 * parts) +
+           (sums > 0 ? up_to_256(n * (cols / sums) * 6) : 0);
 }
 
 static split_job split_into(uint8_t *memory, const float *x, int64_t ldx, int64_t n, int64_t cols,
@@ -183,13 +185,13 @@ static void launch(cu_stream s, int type, int parts, int tokens, unsigned blocks
     }
 }
 
-/* Tokens of a tile: many, if there are enough tiles for all multiprocessors. */
+/* Tokens of a tile: many, if there are enough tiles for most multiprocessors. */
 static int tokens_of(int parts, int64_t rows, int64_t n)
 {
     static const int sizes[2][3] = {{128, 64, 32}, {48, 32, 16}};
     const int *s = sizes[parts == 1 ? 0 : 1];
     for (int i = 0; i < 2; i++)
-        if (n > s[i + 1] && rows * ((n + s[i] - 1) / s[i]) >= MULTIPROCESSORS)
+        if (n > s[i + 1] && rows * ((n + s[i] - 1) / s[i]) >= ENOUGH)
             return s[i];
     return n > 16 ? 32 : 16;
 }
@@ -255,9 +257,9 @@ extern "C" void cu_products(cu_stream s, const cu_segment *segments, int count, 
                 rest[others++] = *g;
                 continue;
             }
-            while (k < jobs && (a.job[k].x != g->x || a.job[k].ldx != g->ldx ||
-                                a.job[k].cols != g->w.cols || a.job[k].parts != parts ||
-                                a.job[k].sums != sums))
+            while (k < jobs &&
+                   (a.job[k].x != g->x || a.job[k].ldx != g->ldx || a.job[k].cols != g->w.cols ||
+                    a.job[k].parts != parts || a.job[k].sums != sums))
                 k++;
             if (k == jobs) {
                 if (used + bytes > room->bytes)

@@ -5,9 +5,8 @@
  * (mma.cuh): the results are the same bits.
  *
  * In shared memory:
- *   x [stages][parts][2][tokens]: rows of 64 columns, 128 bytes, by cp.async; a stage is 128 columns
- *   = 4 units of 32
- *   sums [3 chunks][3 parts][tokens]: of x, for the minima, by cp.async
+ *   x [stages][parts][2][tokens]: rows of 64 columns, 128 bytes, by cp.async; a stage is 128
+ * columns = 4 units of 32 sums [3 chunks][3 parts][tokens]: of x, for the minima, by cp.async
  *
  * Private to gemm_*.cu. */
 #ifndef DSV4_CUDA_GEMM_CUH
@@ -57,17 +56,16 @@ __device__ __forceinline__ uint4 matrices_at(uint32_t at)
     return v;
 }
 
+/* Of sums: a chunk's may be fetched while the ones before the last are read. */
+#define BUFFERS (MUTANT(74) ? 2 : 3)
+
 /* How a block is laid out: PARTS parts of x, TOKENS tokens, STAGES of x on their way. */
 template <int TYPE, int PARTS, int TOKENS> struct layout {
     typedef row_shape<TYPE> S;
     enum {
         N = TOKENS / 8, /* n8 tiles */
         SUMS = 4 * N,   /* a lane's */
-#ifdef V_STAGES
-        STAGES = V_STAGES,
-#else
         STAGES = PARTS * TOKENS >= 128 ? 3 : 4,
-#endif
         X_PART = 2 * TOKENS * 128,
         X_BYTES = PARTS * X_PART,
         SUMS_AT = STAGES * X_BYTES,
@@ -75,15 +73,13 @@ template <int TYPE, int PARTS, int TOKENS> struct layout {
         SUMS_BYTES = 3 * TOKENS * SUMS_ROW,
         LISTS_AT = SUMS_AT + 3 * SUMS_BYTES,
         ASIDE_AT = LISTS_AT + 2 * TOKENS * 4, /* where bytes of W go that are only brought nearer */
-        TABLES_AT = ASIDE_AT + THREADS * 4,
+        TABLES_AT = ASIDE_AT + ROWS * 4,
         /* and room to begin at a multiple of 1024 */
         BYTES = 1024 + TABLES_AT + (TYPE == DSV4_IQ2_XXS ? (int)sizeof(cu_iq2_words) : 0),
-        BLOCKS = PARTS * TOKENS <= 32 ? 2 : 1,        /* of a multiprocessor */
-#ifdef V_AHEAD
-        AHEAD = V_AHEAD,
-#else
-        AHEAD = PARTS * TOKENS <= 64 ? 4 : 2 /* units of W on their way */
-#endif
+        BLOCKS = PARTS * TOKENS <= 32 ? 2 : 1, /* of a multiprocessor */
+        /* What measured best: whether W is brought near, and how many units are on their way. */
+        NEAR = TYPE == DSV4_FP8 || TYPE == DSV4_FP4,
+        AHEAD = NEAR || PARTS * TOKENS <= 64 ? 4 : 2
     };
 };
 
@@ -172,41 +168,36 @@ template <int TYPE, int PARTS, int TOKENS> struct tile {
         for (int i = threadIdx.x; i < pieces; i += THREADS) {
             int part = i / (TOKENS * PIECES), token = i / PIECES % TOKENS;
             int64_t row = x_from[token] / (uint32_t)g.pitch;
-            copy_piece(base + L::SUMS_AT + k / 2 % 3 * L::SUMS_BYTES + i * 16,
+            copy_piece(base + L::SUMS_AT + k / 2 % BUFFERS * L::SUMS_BYTES + i * 16,
                        g.sums + part * g.sums_part + row * (g.w.cols / 256 * S::MINIMA) +
                            k / 2 * S::MINIMA + i % PIECES * 8);
         }
     }
 
-    /* The lines of W for stage k into the cache next to the multiprocessor, so that load() finds
-     * them there: what comes by cp.async holds no register while it is on its way. */
+    /* A row's line for stage k into the cache next to the multiprocessor, so that load() finds it
+     * there: what comes by cp.async holds no register while it is on its way. */
     __device__ __forceinline__ void bring(int k)
     {
-        enum { STAGE = S::CHUNK_BYTES / 2, LINES = STAGE > 128 ? 2 : 1 };
-#ifndef V_NOBRING
-        const int row = g.row0 + threadIdx.x / 2, line = threadIdx.x % 2;
-        const uint32_t end = (uint32_t)g.w.row_bytes - 4, want = k * STAGE + line * 128;
-        if (line < LINES && row < g.w.rows) {
-            uintptr_t at =
-                (uintptr_t)(g.w.data + row * g.w.row_bytes + (want < end ? want : end)) & ~(uintptr_t)3;
+        const int row = g.row0 + threadIdx.x;
+        if (L::NEAR && threadIdx.x < ROWS && row < g.w.rows)
             asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(base + L::ASIDE_AT +
-                                                                         threadIdx.x * 4),
-                         "l"(at)
+                                                                          threadIdx.x * 4),
+                         "l"(g.w.data + row * g.w.row_bytes + k * (S::CHUNK_BYTES / 2))
                          : "memory");
-        }
-#endif
     }
 
     /* ---- what is decoded */
 
+    /* Planted: the scales of a row's first chunk for all. */
     __device__ __forceinline__ void load(int slot, int unit)
     {
         int u = unit < units ? unit : units - 1;
 #pragma unroll
         for (int h = 0; h < 2; h++)
             code[slot][h].load(data + h * next_data + u / 8 * S::CHUNK_BYTES,
-                               scale + h * next_scale + u / 8 * (TYPE == DSV4_FP8 ? 2 : 8), u % 8,
-                               t);
+                               scale + h * next_scale +
+                                   (MUTANT(73) ? 0 : u / 8 * (TYPE == DSV4_FP8 ? 2 : 8)),
+                               u % 8, t);
     }
 
     /* Into `to`; x is zero in units beyond the last, where W may be anything finite. */
@@ -236,15 +227,15 @@ template <int TYPE, int PARTS, int TOKENS> struct tile {
         for (int s = 0; s < 2; s++)
 #pragma unroll
             for (int p = 0; p < PARTS; p++)
-                products<TOKENS>::add(d[p], w[4 * s], w[4 * s + 1], w[4 * s + 2], w[4 * s + 3],
-                                      tokens_at(x_at + p * L::X_PART + u / 2 * TOKENS * 128 +
-                                                u % 2 * 64 + s * 32),
-                                      s > 0 || !first);
+                products<TOKENS>::add(
+                    d[p], w[4 * s], w[4 * s + 1], w[4 * s + 2], w[4 * s + 3],
+                    tokens_at(x_at + p * L::X_PART + u / 2 * TOKENS * 128 + u % 2 * 64 + s * 32),
+                    s > 0 || !first);
         products_end();
 #else
         const int lane = threadIdx.x % 32, row = lane % 8;
-        const uint32_t at = x_at + u / 2 * TOKENS * 128 + row * 128 +
-                            ((u % 2 * 4 + lane / 8) ^ row) * 16;
+        const uint32_t at =
+            x_at + u / 2 * TOKENS * 128 + row * 128 + ((u % 2 * 4 + lane / 8) ^ row) * 16;
 #pragma unroll
         for (int p = 0; p < PARTS; p++)
 #pragma unroll
@@ -284,7 +275,7 @@ template <int TYPE, int PARTS, int TOKENS> struct tile {
     __device__ __forceinline__ void finish(int chunk)
     {
         const uint8_t *at = data + (size_t)chunk * S::CHUNK_BYTES;
-        const uint32_t sums_at = base + L::SUMS_AT + chunk % 3 * L::SUMS_BYTES;
+        const uint32_t sums_at = base + L::SUMS_AT + chunk % BUFFERS * L::SUMS_BYTES;
         float2 low = chunk_factors<TYPE, S::DEFERRED, S::MINIMA>::of(at);
         float2 high = chunk_factors<TYPE, S::DEFERRED, S::MINIMA>::of(at + next_data);
         uint32_t m[2][2];
@@ -298,10 +289,10 @@ template <int TYPE, int PARTS, int TOKENS> struct tile {
                 for (int p = 0; p < 3; p++) {
                     uint32_t from = sums_at + (p * TOKENS + n * 8 + q) * L::SUMS_ROW + 4 * t;
                     if (S::MINIMA == 8)
-                        cu_mma8(least[p], m[0][0], m[1][0], word_at(from));
+                        cu_mma8_first(least[p], m[0][0], m[1][0], word_at(from));
                     else
-                        cu_mma16(least[p], m[0][0], m[1][0], m[0][1], m[1][1], word_at(from),
-                                 word_at(from + 16));
+                        cu_mma16_first(least[p], m[0][0], m[1][0], m[0][1], m[1][1], word_at(from),
+                                       word_at(from + 16));
                 }
 #pragma unroll
             for (int i = 0; i < 4; i++) {
@@ -383,9 +374,10 @@ template <int TYPE, int PARTS, int TOKENS> struct tile {
                 acc[p][i] = sum[p][i] = 0;
         }
         for (int k = 0; k < stages; k++) {
-            if (!MUTANT(62)) /* missing wait: a stage is multiplied before it has come */
+            if (!MUTANT(72)) { /* missing wait: a stage is multiplied before it has come */
                 wait_for_copies<L::STAGES - 2>();
-            __syncthreads();
+                __syncthreads();
+            }
             if (k + L::STAGES - 1 < stages)
                 fetch(k + L::STAGES - 1);
             if (k + 2 < stages)
@@ -393,7 +385,7 @@ template <int TYPE, int PARTS, int TOKENS> struct tile {
             copies_done();
             stage(k);
             /* a last chunk of half the length lost */
-            if (k % 2 == 1 || (k == stages - 1 && !MUTANT(60)))
+            if (k % 2 == 1 || (k == stages - 1 && !MUTANT(70)))
                 finish(k / 2);
         }
         wait_for_copies<0>();
@@ -408,7 +400,7 @@ template <int TYPE, int PARTS, int TOKENS> struct tile {
 #pragma unroll
             for (int j = 0; j < 2; j++) {
                 int token = n * 8 + 2 * t + j;
-                if (token >= g.tokens)
+                if (token >= g.tokens - (MUTANT(75) ? 1 : 0)) /* tile edge: its last token lost */
                     continue;
                 float *y = g.y + (int64_t)y_rows[token] * g.ldy;
 #pragma unroll

@@ -1,5 +1,5 @@
-/* gemm_decode.cuh - a thread's share of what gemm.cuh decodes: eight columns of one row (lane t of a
- * block of 32), fetched raw long before they are expanded, so that nothing waits for memory; the
+/* gemm_decode.cuh - a thread's share of what gemm.cuh decodes: eight columns of one row (lane t of
+ * a block of 32), fetched raw long before they are expanded, so that nothing waits for memory; the
  * codes, the factors and their meaning are those of mma.cuh. Private to gemm.cuh. */
 #ifndef DSV4_CUDA_GEMM_DECODE_CUH
 #define DSV4_CUDA_GEMM_DECODE_CUH

@@ -1,5 +1,5 @@
-/* gemm_mma.cuh - 64 rows of W in the registers of four warps times N tokens in shared memory, for 16
- * columns, on the tensor cores of compute capability 9.0 (wgmma). Private to gemm.cuh. */
+/* gemm_mma.cuh - 64 rows of W in the registers of four warps times N tokens in shared memory, for
+ * 16 columns, on the tensor cores of compute capability 9.0 (wgmma). Private to gemm.cuh. */
 #ifndef DSV4_CUDA_GEMM_MMA_CUH
 #define DSV4_CUDA_GEMM_MMA_CUH
 
@@ -54,8 +54,8 @@ template <int TOKENS> struct products;
 #define GEMM_32(i) GEMM_16(i), GEMM_16(i + 16)
 
 template <> struct products<16> {
-    static __device__ __forceinline__ void add(float (&d)[8], uint32_t a0, uint32_t a1,
-                                               uint32_t a2, uint32_t a3, uint64_t x, int sum)
+    static __device__ __forceinline__ void add(float (&d)[8], uint32_t a0, uint32_t a1, uint32_t a2,
+                                               uint32_t a3, uint64_t x, int sum)
     {
         asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %13, 0;\n"
                      "wgmma.mma_async.sync.aligned.m64n16k16.f32.bf16.bf16 {"
@@ -97,28 +97,14 @@ template <> struct products<64> {
     static __device__ __forceinline__ void add(float (&d)[32], uint32_t a0, uint32_t a1,
                                                uint32_t a2, uint32_t a3, uint64_t x, int sum)
     {
-        asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %37, 0;\n"
-                     "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
-                     "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-                     "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
-                     "{%32, %33, %34, %35}, %36, p, 1, 1, 0;\n}"
-                     : GEMM_32(0)
-                     : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(x), "r"(sum));
-    }
-};
-
-template <> struct products<96> {
-    static __device__ __forceinline__ void add(float (&d)[48], uint32_t a0, uint32_t a1,
-                                               uint32_t a2, uint32_t a3, uint64_t x, int sum)
-    {
-        asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %53, 0;\n"
-                     "wgmma.mma_async.sync.aligned.m64n96k16.f32.bf16.bf16 {"
-                     "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-                     "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-                     "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47}, "
-                     "{%48, %49, %50, %51}, %52, p, 1, 1, 0;\n}"
-                     : GEMM_32(0), GEMM_16(32)
-                     : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(x), "r"(sum));
+        asm volatile(
+            "{\n.reg .pred p;\nsetp.ne.b32 p, %37, 0;\n"
+            "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
+            "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+            "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
+            "{%32, %33, %34, %35}, %36, p, 1, 1, 0;\n}"
+            : GEMM_32(0)
+            : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(x), "r"(sum));
     }
 };
 
@@ -126,15 +112,16 @@ template <> struct products<128> {
     static __device__ __forceinline__ void add(float (&d)[64], uint32_t a0, uint32_t a1,
                                                uint32_t a2, uint32_t a3, uint64_t x, int sum)
     {
-        asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %69, 0;\n"
-                     "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
-                     "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-                     "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-                     "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
-                     "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
-                     "{%64, %65, %66, %67}, %68, p, 1, 1, 0;\n}"
-                     : GEMM_32(0), GEMM_32(32)
-                     : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(x), "r"(sum));
+        asm volatile(
+            "{\n.reg .pred p;\nsetp.ne.b32 p, %69, 0;\n"
+            "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
+            "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+            "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+            "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+            "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
+            "{%64, %65, %66, %67}, %68, p, 1, 1, 0;\n}"
+            : GEMM_32(0), GEMM_32(32)
+            : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(x), "r"(sum));
     }
 };
 
