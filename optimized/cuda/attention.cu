@@ -28,7 +28,6 @@ enum {
     WIDE = 4,   /* more */
     WIDE_FROM = 4,
     AT_ONCE = 32, /* more tokens are joined as they go */
-    V_STRIDE = OWN + 8,
     P_STRIDE = TILE + 8
 };
 
@@ -82,13 +81,20 @@ template <int TILES, int AHEAD> struct attention_room {
     uint4 q[WARPS][TILES][STEPS][32]; /* first two parts, fragments in order of lane */
     uint2 q_third[WARPS][TILES][STEPS][32];
     float4 raw[AHEAD][WARPS][STEPS][2][32]; /* rows as they come, each lane its own */
-    uint16_t v[WARPS][3][TILE][V_STRIDE];   /* their parts */
+    uint16_t v[WARPS][3][TILE][OWN];        /* their parts */
     float4 part[2][WARPS][TILES][32];       /* of the scores: fragments, of a tile and the next */
     /* What is handed round: parts of the weights, [head][row], and factors of the heads: of what
      * was summed up to now, of a join (so far, this split), and at the end. */
     uint16_t p[3][TILES][8][P_STRIDE];
     float shrink[8 * TILES], first[8 * TILES], second[8 * TILES], last[8 * TILES], total[8 * TILES];
 };
+
+/* Where a row's columns lie: their eights are dealt so that neither those who write four columns of
+ * eight rows nor those who read eight of one column meet in a bank. */
+__device__ __forceinline__ int place_of(int row, int column)
+{
+    return column ^ ((row & 3) << 1 | (row >> 2 & 1)) << 3;
+}
 
 /* A [16 columns][16 rows] fragment of values that lie [row][column] */
 __device__ __forceinline__ void load_turned(uint32_t a[4], const uint16_t *from)
@@ -295,41 +301,74 @@ static __global__ void __launch_bounds__(THREADS, 1)
             float size = 0, dot[TILES][4] = {};
             uint32_t low = 0;
             const float4(*mine)[2][32] = room->raw[stage][warp];
+            float4 held[STEPS][2]; /* by narrow blocks, which have the registers */
 #pragma unroll
             for (int k = 0; k < STEPS; k++) {
                 float4 x = mine[k][0][lane], y = mine[k][1][lane];
                 size += size_of_four(x) + size_of_four(y);
                 low |= bits_below(x) | bits_below(y);
+                held[k][0] = x;
+                held[k][1] = y;
             }
             three = __any_sync(0xffffffffu, low != 0);
             plain = __any_sync(0xffffffffu, !has_parts(size));
             __syncwarp(); /* the parts of the last tile are used up */
-            by_parts(three, q_three, [&](auto A, auto B) {
-                constexpr bool AS = decltype(A)::value, BS = decltype(B)::value;
-                constexpr int TWO = TILES < 2 ? TILES : 2; /* as many as there are registers for */
+            auto keep = [&](int k, const uint32_t f[3][4]) { /* as V */
+#pragma unroll
+                                                             for (int p = 0; p < 3; p++) {
+                                                                 if (p > 0 && !three)
+                                                                     break;
+                                                                 uint16_t *to =
+                                                                     &room->v[warp][p][g][place_of(
+                                                                         g, 16 * k + 4 * t)];
+                                                                 *(uint2 *)(void *)to =
+                                                                     make_uint2(f[p][0], f[p][2]);
+                                                                 *(uint2 *)(void *)(to + 8 * OWN) =
+                                                                     make_uint2(f[p][1], f[p][3]);
+                                                             }
+            };
+            if (TILES == 1) {
+                uint32_t f[STEPS][3][4];
+                b_parts b[STEPS];
+                float rest[STEPS][4];
+                if (three)
+#pragma unroll
+                    for (int k = 0; k < STEPS; k++)
+                        split_rows(held[k][0], held[k][1], f[k]);
+                else
+#pragma unroll
+                    for (int k = 0; k < STEPS; k++)
+                        take_rows(held[k][0], held[k][1], f[k]);
+#pragma unroll
+                for (int k = 0; k < STEPS; k++) {
+                    b[k].two = room->q[warp][0][k][lane];
+                    b[k].third = room->q_third[warp][0][k][lane];
+                    keep(k, f[k]);
+                }
+                mma_small<STEPS>(
+                    rest, [&](int k) { return f[k]; },
+                    [&](int k) -> const b_parts & { return b[k]; }, three, q_three);
+#pragma unroll
+                for (int k = 0; k < STEPS; k++)
+                    mma_large(dot[0], f[k], b[k], rest[k]);
+            } else {
 #pragma unroll
                 for (int k = 0; k < STEPS; k++) {
                     uint32_t f[3][4];
-                    split_rows<AS>(mine[k][0][lane], mine[k][1][lane], f);
+                    b_parts b[TILES];
+                    if (three)
+                        split_rows(mine[k][0][lane], mine[k][1][lane], f);
+                    else
+                        take_rows(mine[k][0][lane], mine[k][1][lane], f);
+                    keep(k, f);
 #pragma unroll
-                    for (int p = 0; p < (AS ? 3 : 1); p++) {
-                        uint16_t *to = &room->v[warp][p][g][16 * k + 4 * t];
-                        *(uint2 *)(void *)to = make_uint2(f[p][0], f[p][2]);
-                        *(uint2 *)(void *)(to + 8 * V_STRIDE) = make_uint2(f[p][1], f[p][3]);
+                    for (int n = 0; n < TILES; n++) {
+                        b[n].two = room->q[warp][n][k][lane];
+                        b[n].third = room->q_third[warp][n][k][lane];
                     }
-#pragma unroll
-                    for (int n = 0; n < TILES; n += TWO) {
-                        b_parts b[TWO];
-#pragma unroll
-                        for (int m = 0; m < TWO; m++) {
-                            b[m].two = room->q[warp][n + m][k][lane];
-                            if (BS)
-                                b[m].third = room->q_third[warp][n + m][k][lane];
-                        }
-                        mma_parts<TWO, AS, BS>(dot + n, f, b);
-                    }
+                    mma_parts<TILES>(dot, f, b, three, q_three);
                 }
-            });
+            }
             __syncwarp();
             if (plain || q_plain) { /* raw values of other lanes, q from where it came */
                 const float *raw = (const float *)&mine[0][0][0];
@@ -455,19 +494,36 @@ static __global__ void __launch_bounds__(THREADS, 1)
             __syncwarp();
             there[AHEAD - 1] = fetch(tile + AHEAD, stage, next);
         } else {
-            by_parts(three, true, [&](auto A, auto) {
-                constexpr bool AS = decltype(A)::value;
+            auto turn = [&](int k, uint32_t f[3][4]) {
+                int row = lane % 8 + lane / 16 * 8;
+                const uint16_t *from =
+                    &room->v[warp][0][row][place_of(row, 16 * k + lane / 8 % 2 * 8)];
+                load_turned(f[0], from);
+                if (three) {
+                    load_turned(f[1], from + TILE * OWN);
+                    load_turned(f[2], from + 2 * TILE * OWN);
+                }
+            };
+            if (TILES == 1) {
+                uint32_t f[STEPS][3][4] = {};
+                float rest[STEPS][4];
+#pragma unroll
+                for (int k = 0; k < STEPS; k++)
+                    turn(k, f[k]);
+                mma_small<STEPS>(
+                    rest, [&](int k) { return f[k]; }, [&](int) -> const b_parts & { return b[0]; },
+                    three, true);
+#pragma unroll
+                for (int k = 0; k < STEPS; k++)
+                    mma_large(o[k][0], f[k], b[0], rest[k]);
+            } else {
 #pragma unroll
                 for (int k = 0; k < STEPS; k++) {
-                    uint32_t f[3][4];
-                    const uint16_t *from =
-                        &room->v[warp][0][lane % 8 + lane / 16 * 8][16 * k + lane / 8 % 2 * 8];
-#pragma unroll
-                    for (int p = 0; p < (AS ? 3 : 1); p++)
-                        load_turned(f[p], from + p * TILE * V_STRIDE);
-                    mma_parts<TILES, AS, true>(o[k], f, b);
+                    uint32_t f[3][4] = {};
+                    turn(k, f);
+                    mma_parts<TILES>(o[k], f, b, three, true);
                 }
-            });
+            }
         }
         next = listed(&r, (tile + AHEAD + 1) * TILE + lane % TILE);
         stage = stage + 1 < AHEAD ? stage + 1 : 0;
