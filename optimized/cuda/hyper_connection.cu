@@ -374,7 +374,7 @@ static __global__ void __launch_bounds__((ENTER_WARPS + 1) * 32, 1)
     }
     wait_for_previous();
     /* Lane g brings the columns of tokens g and g + 8. */
-    for (int i = g; i < count; i += 8) {
+    for (int i = g; i - g < count; i += 8) {
         float4 x[ENTER_STEPS];
         float squares = 0;
 #pragma unroll
@@ -382,21 +382,20 @@ static __global__ void __launch_bounds__((ENTER_WARPS + 1) * 32, 1)
             int u = (warp * ENTER_STEPS + k) * 4 + t;
             const float *from =
                 a.streams + ((token0 + i) * 4 + u / fours) * a.dim + rank * own + u % fours * 4;
-            x[k] = u < 4 * fours ? __ldcg((const float4 *)(const void *)from) : zero;
+            x[k] = u < 4 * fours && i < count ? __ldcg((const float4 *)(const void *)from) : zero;
         }
 #pragma unroll
         for (int k = 0; k < ENTER_STEPS; k++) {
             int u = (warp * ENTER_STEPS + k) * 4 + t;
-            if (u < 4 * fours)
+            if (u < 4 * fours && i < count)
                 *(float4 *)(void *)&room.x[i][u / fours][u % fours * 4] = x[k];
             squares = fmaf(x[k].x, x[k].x, squares);
             squares = fmaf(x[k].y, x[k].y, squares);
             squares = fmaf(x[k].z, x[k].z, squares);
             squares = fmaf(x[k].w, x[k].w, squares);
         }
-        unsigned four = 0xfu << (4 * g); /* the lanes of this token */
-        squares += __shfl_xor_sync(four, squares, 1);
-        squares += __shfl_xor_sync(four, squares, 2);
+        squares += __shfl_xor_sync(0xffffffffu, squares, 1);
+        squares += __shfl_xor_sync(0xffffffffu, squares, 2);
         if (t == 0)
             room.part[warp][MIXES * TOKENS + i] = squares;
     }
@@ -679,11 +678,49 @@ static __global__ void hc_post(const float *block, const float *streams, const f
     }
 }
 
+/* The same for four streams, four columns a thread. */
+static __global__ void hc_post_four(const float *block, const float *streams, const float *post,
+                                    const float *comb, int64_t dim, float *out, bool bf16)
+{
+    begin();
+    int64_t i = blockIdx.y, k = 4 * ((int64_t)blockIdx.x * blockDim.x + threadIdx.x);
+    if (k >= dim)
+        return;
+    float4 in = __ldcg((const float4 *)(const void *)(block + i * dim + k)), x[4], c[4];
+#pragma unroll
+    for (int a = 0; a < 4; a++)
+        x[a] = __ldcg((const float4 *)(const void *)(streams + (i * 4 + a) * dim + k));
+#pragma unroll
+    for (int a = 0; a < 4; a++)
+        c[a] = make_float4(__ldcg(comb + i * 16 + 4 * a), __ldcg(comb + i * 16 + 4 * a + 1),
+                           __ldcg(comb + i * 16 + 4 * a + 2), __ldcg(comb + i * 16 + 4 * a + 3));
+#pragma unroll
+    for (int b = 0; b < 4; b++) {
+        float p = __ldcg(post + i * 4 + b);
+        float4 sum = make_float4(p * in.x, p * in.y, p * in.z, p * in.w);
+#pragma unroll
+        for (int a = 0; a < 4; a++) { /* comb over its first index */
+            const float *row = &c[MUTANT(10) ? b : a].x;
+            float f = row[MUTANT(10) ? a : b];
+            sum.x = fmaf(f, x[a].x, sum.x);
+            sum.y = fmaf(f, x[a].y, sum.y);
+            sum.z = fmaf(f, x[a].z, sum.z);
+            sum.w = fmaf(f, x[a].w, sum.w);
+        }
+        sum = make_float4(maybe_bf16(sum.x, bf16), maybe_bf16(sum.y, bf16), maybe_bf16(sum.z, bf16),
+                          maybe_bf16(sum.w, bf16));
+        *(float4 *)(void *)(out + (i * 4 + b) * dim + k) = sum;
+    }
+}
+
 extern "C" void cu_hc_post(cu_stream s, const float *block, const float *streams, const float *post,
                            const float *comb, int64_t n, int hc, int64_t dim, float *out, bool bf16)
 {
-    dim3 grid(cu_blocks(dim, 128), (unsigned)n);
-    if (n > 0)
+    dim3 grid(cu_blocks(dim, 128), (unsigned)n), four(cu_blocks(dim, 4 * 32), (unsigned)n);
+    if (n > 0 && hc == 4 && dim % 4 == 0)
+        LAUNCH("hc_post", n * hc * dim, hc_post_four, four, 32, 0, s, block, streams, post, comb,
+               dim, out, bf16);
+    else if (n > 0)
         LAUNCH("hc_post", n * hc * dim, hc_post, grid, 128, 0, s, block, streams, post, comb, hc,
                dim, out, bf16);
 }

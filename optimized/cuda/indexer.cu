@@ -506,10 +506,22 @@ static __global__ void __launch_bounds__(SELECT_THREADS, 1)
         int by_size = (int)((value_of(key) - bottom) * per_unit);
         return by_value ? by_size : (int)((key - low) >> shift);
     };
+    unsigned in = 0; /* bit i: row_of(i) is one */
 #pragma unroll
     for (int i = 0; i < HELD; i++)
-        if (row_of(i) < n && held[i] >= low)
-            atomicAdd(&r.count[bin_of(held[i])], 1);
+        in |= row_of(i) < n && held[i] >= low ? 1u << i : 0u;
+    if (by_value)
+#pragma unroll
+        for (int i = 0; i < HELD; i++) {
+            if ((in >> i & 1u) != 0)
+                atomicAdd(&r.count[bin_of(held[i])], 1);
+        }
+    else
+#pragma unroll
+        for (int i = 0; i < HELD; i++) {
+            if ((in >> i & 1u) != 0)
+                atomicAdd(&r.count[(held[i] - low) >> shift], 1);
+        }
     for (int64_t j = HELD * SELECT_THREADS + t; j < n; j += SELECT_THREADS) {
         uint32_t key = key_of(__ldcg(&scores[j]));
         if (key >= low)
@@ -543,28 +555,26 @@ static __global__ void __launch_bounds__(SELECT_THREADS, 1)
         return;
     }
     int edge = r.edge, places = r.places;
-    /* Few are: first which, then each in its turn. */
-    unsigned in = 0;
+    auto put = [&](uint32_t key, int bin, uint32_t row) {
+        best[atomicAdd(&r.next[bin], 1)] = (uint64_t)key << 32 | (0xffffffffu - row);
+    };
+    if (by_value)
 #pragma unroll
-    for (int i = 0; i < HELD; i++) {
-        bool good = row_of(i) < n && held[i] >= low;
-        in |= good && bin_of(held[i]) >= edge ? 1u << i : 0u;
-    }
-    while (in != 0) {
-        int which = __ffs((int)in) - 1;
-        uint32_t key = 0;
+        for (int i = 0; i < HELD; i++) {
+            if ((in >> i & 1u) != 0 && bin_of(held[i]) >= edge)
+                put(held[i], bin_of(held[i]), (uint32_t)row_of(i));
+        }
+    else
 #pragma unroll
-        for (int i = 0; i < HELD; i++)
-            key = i == which ? held[i] : key;
-        in &= in - 1;
-        best[atomicAdd(&r.next[bin_of(key)], 1)] =
-            (uint64_t)key << 32 | (0xffffffffu - (uint32_t)row_of(which));
-    }
+        for (int i = 0; i < HELD; i++) {
+            if ((in >> i & 1u) != 0 && held[i] - low >= (uint32_t)edge << shift)
+                put(held[i], (int)((held[i] - low) >> shift), (uint32_t)row_of(i));
+        }
     for (int64_t j = HELD * SELECT_THREADS + t; j < n; j += SELECT_THREADS) {
         uint32_t key = key_of(__ldcg(&scores[j]));
         int at = bin_of(key);
         if (key >= low && at >= edge)
-            best[atomicAdd(&r.next[at], 1)] = (uint64_t)key << 32 | (0xffffffffu - (uint32_t)j);
+            put(key, at, (uint32_t)j);
     }
     __syncthreads();
     for (int i = t; i < places; i += SELECT_THREADS) {
