@@ -313,62 +313,33 @@ static __global__ void __launch_bounds__(THREADS, 1)
             three = __any_sync(0xffffffffu, low != 0);
             plain = __any_sync(0xffffffffu, !has_parts(size));
             __syncwarp(); /* the parts of the last tile are used up */
-            auto keep = [&](int k, const uint32_t f[3][4]) { /* as V */
-#pragma unroll
-                                                             for (int p = 0; p < 3; p++) {
-                                                                 if (p > 0 && !three)
-                                                                     break;
-                                                                 uint16_t *to =
-                                                                     &room->v[warp][p][g][place_of(
-                                                                         g, 16 * k + 4 * t)];
-                                                                 *(uint2 *)(void *)to =
-                                                                     make_uint2(f[p][0], f[p][2]);
-                                                                 *(uint2 *)(void *)(to + 8 * OWN) =
-                                                                     make_uint2(f[p][1], f[p][3]);
-                                                             }
-            };
-            if (TILES == 1) {
-                uint32_t f[STEPS][3][4];
-                b_parts b[STEPS];
-                float rest[STEPS][4];
-                if (three)
-#pragma unroll
-                    for (int k = 0; k < STEPS; k++)
-                        split_rows(held[k][0], held[k][1], f[k]);
-                else
-#pragma unroll
-                    for (int k = 0; k < STEPS; k++)
-                        take_rows(held[k][0], held[k][1], f[k]);
-#pragma unroll
-                for (int k = 0; k < STEPS; k++) {
-                    b[k].two = room->q[warp][0][k][lane];
-                    b[k].third = room->q_third[warp][0][k][lane];
-                    keep(k, f[k]);
-                }
-                mma_small<STEPS>(
-                    rest, [&](int k) { return f[k]; },
-                    [&](int k) -> const b_parts & { return b[k]; }, three, q_three);
-#pragma unroll
-                for (int k = 0; k < STEPS; k++)
-                    mma_large(dot[0], f[k], b[k], rest[k]);
-            } else {
+            by_parts(three, q_three, [&](auto A, auto B) {
+                constexpr bool AS = decltype(A)::value, BS = decltype(B)::value;
+                constexpr int TWO = TILES < 2 ? TILES : 2; /* as many as there are registers for */
 #pragma unroll
                 for (int k = 0; k < STEPS; k++) {
                     uint32_t f[3][4];
-                    b_parts b[TILES];
-                    if (three)
-                        split_rows(mine[k][0][lane], mine[k][1][lane], f);
-                    else
-                        take_rows(mine[k][0][lane], mine[k][1][lane], f);
-                    keep(k, f);
+                    split_rows<AS>(TILES == 1 ? held[k][0] : mine[k][0][lane],
+                                   TILES == 1 ? held[k][1] : mine[k][1][lane], f);
 #pragma unroll
-                    for (int n = 0; n < TILES; n++) {
-                        b[n].two = room->q[warp][n][k][lane];
-                        b[n].third = room->q_third[warp][n][k][lane];
+                    for (int p = 0; p < (AS ? 3 : 1); p++) {
+                        uint16_t *to = &room->v[warp][p][g][place_of(g, 16 * k + 4 * t)];
+                        *(uint2 *)(void *)to = make_uint2(f[p][0], f[p][2]);
+                        *(uint2 *)(void *)(to + 8 * OWN) = make_uint2(f[p][1], f[p][3]);
                     }
-                    mma_parts<TILES>(dot, f, b, three, q_three);
+#pragma unroll
+                    for (int n = 0; n < TILES; n += TWO) {
+                        b_parts b[TWO];
+#pragma unroll
+                        for (int m = 0; m < TWO; m++) {
+                            b[m].two = room->q[warp][n + m][k][lane];
+                            if (BS)
+                                b[m].third = room->q_third[warp][n + m][k][lane];
+                        }
+                        mma_parts<TWO>(dot + n, f, b, AS, BS);
+                    }
                 }
-            }
+            });
             __syncwarp();
             if (plain || q_plain) { /* raw values of other lanes, q from where it came */
                 const float *raw = (const float *)&mine[0][0][0];
@@ -494,36 +465,20 @@ static __global__ void __launch_bounds__(THREADS, 1)
             __syncwarp();
             there[AHEAD - 1] = fetch(tile + AHEAD, stage, next);
         } else {
-            auto turn = [&](int k, uint32_t f[3][4]) {
-                int row = lane % 8 + lane / 16 * 8;
-                const uint16_t *from =
-                    &room->v[warp][0][row][place_of(row, 16 * k + lane / 8 % 2 * 8)];
-                load_turned(f[0], from);
-                if (three) {
-                    load_turned(f[1], from + TILE * OWN);
-                    load_turned(f[2], from + 2 * TILE * OWN);
-                }
-            };
-            if (TILES == 1) {
-                uint32_t f[STEPS][3][4] = {};
-                float rest[STEPS][4];
-#pragma unroll
-                for (int k = 0; k < STEPS; k++)
-                    turn(k, f[k]);
-                mma_small<STEPS>(
-                    rest, [&](int k) { return f[k]; }, [&](int) -> const b_parts & { return b[0]; },
-                    three, true);
-#pragma unroll
-                for (int k = 0; k < STEPS; k++)
-                    mma_large(o[k][0], f[k], b[0], rest[k]);
-            } else {
+            by_parts(three, true, [&](auto A, auto) {
+                constexpr bool AS = decltype(A)::value;
 #pragma unroll
                 for (int k = 0; k < STEPS; k++) {
-                    uint32_t f[3][4] = {};
-                    turn(k, f);
-                    mma_parts<TILES>(o[k], f, b, three, true);
+                    uint32_t f[3][4];
+                    int row = lane % 8 + lane / 16 * 8;
+                    const uint16_t *from =
+                        &room->v[warp][0][row][place_of(row, 16 * k + lane / 8 % 2 * 8)];
+#pragma unroll
+                    for (int p = 0; p < (AS ? 3 : 1); p++)
+                        load_turned(f[p], from + p * TILE * OWN);
+                    mma_parts<TILES>(o[k], f, b, AS, true);
                 }
-            }
+            });
         }
         next = listed(&r, (tile + AHEAD + 1) * TILE + lane % TILE);
         stage = stage + 1 < AHEAD ? stage + 1 : 0;

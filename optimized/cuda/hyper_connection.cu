@@ -692,11 +692,11 @@ static __global__ void hc_post_four(const float *block, const float *streams, co
         x[a] = __ldcg((const float4 *)(const void *)(streams + (i * 4 + a) * dim + k));
 #pragma unroll
     for (int a = 0; a < 4; a++)
-        c[a] = make_float4(__ldcg(comb + i * 16 + 4 * a), __ldcg(comb + i * 16 + 4 * a + 1),
-                           __ldcg(comb + i * 16 + 4 * a + 2), __ldcg(comb + i * 16 + 4 * a + 3));
+        c[a] = __ldcg((const float4 *)(const void *)(comb + i * 16 + 4 * a));
+    float4 posts = __ldcg((const float4 *)(const void *)(post + i * 4));
 #pragma unroll
     for (int b = 0; b < 4; b++) {
-        float p = __ldcg(post + i * 4 + b);
+        float p = (&posts.x)[b];
         float4 sum = make_float4(p * in.x, p * in.y, p * in.z, p * in.w);
 #pragma unroll
         for (int a = 0; a < 4; a++) { /* comb over its first index */
@@ -716,10 +716,13 @@ static __global__ void hc_post_four(const float *block, const float *streams, co
 extern "C" void cu_hc_post(cu_stream s, const float *block, const float *streams, const float *post,
                            const float *comb, int64_t n, int hc, int64_t dim, float *out, bool bf16)
 {
-    dim3 grid(cu_blocks(dim, 128), (unsigned)n), four(cu_blocks(dim, 4 * 32), (unsigned)n);
-    if (n > 0 && hc == 4 && dim % 4 == 0)
-        LAUNCH("hc_post", n * hc * dim, hc_post_four, four, 32, 0, s, block, streams, post, comb,
-               dim, out, bf16);
+    unsigned threads = n < 8 ? 32 : 128; /* few tokens: more blocks */
+    dim3 grid(cu_blocks(dim, 128), (unsigned)n), four(cu_blocks(dim, 4 * threads), (unsigned)n);
+    uintptr_t all =
+        (uintptr_t)block | (uintptr_t)streams | (uintptr_t)post | (uintptr_t)comb | (uintptr_t)out;
+    if (n > 0 && hc == 4 && dim % 4 == 0 && all % 16 == 0)
+        LAUNCH("hc_post", n * hc * dim, hc_post_four, four, threads, 0, s, block, streams, post,
+               comb, dim, out, bf16);
     else if (n > 0)
         LAUNCH("hc_post", n * hc * dim, hc_post, grid, 128, 0, s, block, streams, post, comb, hc,
                dim, out, bf16);

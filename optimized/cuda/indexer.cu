@@ -121,7 +121,7 @@ static __global__ void __launch_bounds__(SCORE_THREADS, 1)
         for (int k = 0; k < STEPS; k++) {
             size += size_of_four(x[k][0]) + size_of_four(x[k][1]);
             below |= bits_below(x[k][0]) | bits_below(x[k][1]);
-            split_rows(x[k][0], x[k][1], a[k]);
+            split_rows<true>(x[k][0], x[k][1], a[k]);
         }
     }
     bool a_three = __any_sync(0xffffffffu, below != 0);
@@ -163,7 +163,7 @@ static __global__ void __launch_bounds__(SCORE_THREADS, 1)
 #pragma unroll
                     for (int m = 0; m < 4; m++) {
                         b[m].two = room->two[n4 + m][k][lane];
-                        b[m].third = room->third[n4 + m][k][lane];
+                        b[m].third = b_three ? room->third[n4 + m][k][lane] : make_uint2(0, 0);
                     }
                     mma_parts<4>(dot, a[k], b, a_three, b_three);
                 }

@@ -10,6 +10,8 @@
 #ifndef DSV4_CUDA_PARTS_CUH
 #define DSV4_CUDA_PARTS_CUH
 
+#include <type_traits>
+
 #include "device.cuh"
 
 /* Two floats as bf16, the first one low. */
@@ -86,29 +88,26 @@ __device__ __forceinline__ void mma_bf16(float d[4], const uint32_t a[4], uint32
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-/* The parts of a step's 16 x 16 values from a lane's two rows. */
+/* The parts of a step's 16 x 16 values from a lane's two rows; only the first, of values that are
+ * bf16, if not THREE. */
+template <bool THREE>
 __device__ __forceinline__ void split_rows(float4 row, float4 row8, uint32_t a[3][4])
 {
-    four_parts x = split_four(row), y = split_four(row8);
+    if (THREE) {
+        four_parts x = split_four(row), y = split_four(row8);
 #pragma unroll
-    for (int p = 0; p < 3; p++) {
-        a[p][0] = x.p[p][0];
-        a[p][1] = y.p[p][0];
-        a[p][2] = x.p[p][1];
-        a[p][3] = y.p[p][1];
+        for (int p = 0; p < 3; p++) {
+            a[p][0] = x.p[p][0];
+            a[p][1] = y.p[p][0];
+            a[p][2] = x.p[p][1];
+            a[p][3] = y.p[p][1];
+        }
+    } else {
+        a[0][0] = __byte_perm(__float_as_uint(row.x), __float_as_uint(row.y), 0x7632);
+        a[0][1] = __byte_perm(__float_as_uint(row8.x), __float_as_uint(row8.y), 0x7632);
+        a[0][2] = __byte_perm(__float_as_uint(row.z), __float_as_uint(row.w), 0x7632);
+        a[0][3] = __byte_perm(__float_as_uint(row8.z), __float_as_uint(row8.w), 0x7632);
     }
-}
-
-/* The same of values that are bf16: the first part is all. */
-__device__ __forceinline__ void take_rows(float4 row, float4 row8, uint32_t a[3][4])
-{
-    a[0][0] = __byte_perm(__float_as_uint(row.x), __float_as_uint(row.y), 0x7632);
-    a[0][1] = __byte_perm(__float_as_uint(row8.x), __float_as_uint(row8.y), 0x7632);
-    a[0][2] = __byte_perm(__float_as_uint(row.z), __float_as_uint(row.w), 0x7632);
-    a[0][3] = __byte_perm(__float_as_uint(row8.z), __float_as_uint(row8.w), 0x7632);
-#pragma unroll
-    for (int i = 0; i < 4; i++)
-        a[1][i] = a[2][i] = 0;
 }
 
 /* Other factors as lanes keep them in shared memory: 16 bytes for the first two parts, 8 for the
@@ -118,59 +117,56 @@ typedef struct {
     uint2 third;
 } b_parts;
 
-/* The small products of N tiles that do not wait for each other, parts a(i)[part] and b(i): rest.
- * The tensor cores cut off when they add, so they are added up by themselves and joined to the
- * large ones by an ordinary addition. a3, b3: whether a side has three parts, or one: asked of the
- * whole warp before each kind of product, which also keeps the N in turn. */
-template <int N, class A, class B>
-__device__ __forceinline__ void mma_small(float rest[N][4], A a, B b, bool a3, bool b3)
-{
-#pragma unroll
-    for (int i = 0; i < 4 * N; i++)
-        rest[i / 4][i % 4] = 0;
-    if (a3)
-#pragma unroll
-        for (int i = 0; i < N; i++)
-            mma_bf16(rest[i], a(i)[2], b(i).two.x, b(i).two.y);
-    if (b3)
-#pragma unroll
-        for (int i = 0; i < N; i++)
-            mma_bf16(rest[i], a(i)[0], b(i).third.x, b(i).third.y);
-    if (a3 && b3)
-#pragma unroll
-        for (int i = 0; i < N; i++)
-            mma_bf16(rest[i], a(i)[1], b(i).two.z, b(i).two.w);
-    if (a3)
-#pragma unroll
-        for (int i = 0; i < N; i++)
-            mma_bf16(rest[i], a(i)[1], b(i).two.x, b(i).two.y);
-    if (b3 && !MUTANT(40)) /* the second part of one side forgotten */
-#pragma unroll
-        for (int i = 0; i < N; i++)
-            mma_bf16(rest[i], a(i)[0], b(i).two.z, b(i).two.w);
-}
-
-/* sum += the product of the first parts and `rest`. */
-__device__ __forceinline__ void mma_large(float sum[4], const uint32_t a[3][4], const b_parts &b,
-                                          const float rest[4])
-{
-    mma_bf16(sum, a[0], b.two.x, b.two.y);
-#pragma unroll
-    for (int e = 0; e < 4; e++)
-        sum[e] += rest[e];
-}
-
-/* sum += the products of a step, for several tiles of eight columns. */
+/* sum += the products of a step, for several tiles of eight columns. The small products are added
+ * up by themselves and joined by an ordinary addition: the tensor cores cut off when they add, and
+ * the steps' small sums do not wait for each other. a3, b3: whether a side has three parts, or one.
+ * Known when it is compiled, they make straight code; known to the warp, branches that keep the
+ * tiles in turn. Which is faster was measured: attention takes the one, the indexer the other. */
 template <int TILES>
 __device__ __forceinline__ void mma_parts(float sum[TILES][4], const uint32_t a[3][4],
                                           const b_parts b[TILES], bool a3, bool b3)
 {
-    float rest[TILES][4];
-    mma_small<TILES>(
-        rest, [&](int) { return a; }, [&](int n) -> const b_parts & { return b[n]; }, a3, b3);
+    float rest[TILES][4] = {};
+    if (a3)
+#pragma unroll
+        for (int n = 0; n < TILES; n++)
+            mma_bf16(rest[n], a[2], b[n].two.x, b[n].two.y);
+    if (b3)
+#pragma unroll
+        for (int n = 0; n < TILES; n++)
+            mma_bf16(rest[n], a[0], b[n].third.x, b[n].third.y);
+    if (a3 && b3)
+#pragma unroll
+        for (int n = 0; n < TILES; n++)
+            mma_bf16(rest[n], a[1], b[n].two.z, b[n].two.w);
+    if (a3)
+#pragma unroll
+        for (int n = 0; n < TILES; n++)
+            mma_bf16(rest[n], a[1], b[n].two.x, b[n].two.y);
+    if (b3 && !MUTANT(40)) /* the second part of one side forgotten */
+#pragma unroll
+        for (int n = 0; n < TILES; n++)
+            mma_bf16(rest[n], a[0], b[n].two.z, b[n].two.w);
 #pragma unroll
     for (int n = 0; n < TILES; n++)
-        mma_large(sum[n], a, b[n], rest[n]);
+        mma_bf16(sum[n], a[0], b[n].two.x, b[n].two.y);
+    if (a3 || b3)
+#pragma unroll
+        for (int n = 0; n < TILES; n++)
+#pragma unroll
+            for (int e = 0; e < 4; e++)
+                sum[n][e] += rest[n][e];
+}
+
+/* step(A, B) for the sides at hand, as types; one part times three is done as three times three. */
+template <class STEP> __device__ __forceinline__ void by_parts(bool a, bool b, STEP step)
+{
+    if (a)
+        step(std::true_type(), std::true_type());
+    else if (b)
+        step(std::false_type(), std::true_type());
+    else
+        step(std::false_type(), std::false_type());
 }
 
 /* Columns c .. c + 3 of a row of dim; from NULL: no row, zeros. quads: rows are aligned to 16. */
