@@ -21,6 +21,14 @@ typedef struct {
 
 /* ---- taps ----------------------------------------------------------------------------------- */
 
+/* A chunk is decoded whole, however few rows of it are asked for, and the library's cache forgets a
+ * large one at once: so a tap of moderate size is read once and kept. */
+static bool is_kept(const vec_tap *tap)
+{
+    enum { VALUE = 4, KEPT_BYTES = 32 << 20 };
+    return tap->row_len == 0 || tap->n_rows <= KEPT_BYTES / VALUE / tap->row_len;
+}
+
 /* Opens the dataset with a chunk cache that holds the chunks one row passes through, so that
  * reading row by row unpacks every chunk once. */
 static hid_t open_cached(hid_t group, const char *name)
@@ -158,13 +166,16 @@ static dsv4_status tap_open_locked(const vec_file *f, const vec_case_entry *c, t
     dsv4_status status = vec_dataset_open(f, f->id, t->pub.path, t->pub.path, &probe, &info, err);
     if (status != DSV4_OK || probe < 0)
         return status;
-    H5Dclose(probe);
+    t->dataset = probe; /* closed with the tap */
     if (t->layered && info.axes == 4 && t->pub.layer >= info.shape[1])
         return DSV4_OK;
     status = tap_check(f, c, t, &info, err);
     if (status != DSV4_OK)
         return status;
-    t->dataset = open_cached(f->id, t->pub.path);
+    if (t->layered || !is_kept(&t->pub)) {
+        H5Dclose(probe);
+        t->dataset = open_cached(f->id, t->pub.path);
+    }
     if (t->dataset < 0)
         return vec_hdf5_failure(f->path, t->pub.path, "cannot open it", DSV4_E_INPUT, err);
     *present = true;
@@ -229,12 +240,16 @@ static dsv4_status read_rows(const vec_tap *tap, int64_t first, int64_t count, v
         start[1] = (hsize_t)tap->layer;
         extent[1] = 1;
     }
+    hid_t type = tap->is_int ? H5T_NATIVE_INT32 : H5T_NATIVE_FLOAT, space = -1;
+    herr_t read = -1;
     vec_lock();
-    hid_t space = H5Dget_space(t->dataset);
-    if (space < 0 || (memory = H5Screate_simple(1, &total, NULL)) < 0 ||
-        H5Sselect_hyperslab(space, H5S_SELECT_SET, start, NULL, extent, NULL) < 0 ||
-        H5Dread(t->dataset, tap->is_int ? H5T_NATIVE_INT32 : H5T_NATIVE_FLOAT, memory, space,
-                H5P_DEFAULT, dst) < 0)
+    if (!t->layered && count == tap->n_rows) /* whole: the library's shortest way */
+        read = H5Dread(t->dataset, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, dst);
+    else if ((space = H5Dget_space(t->dataset)) >= 0 &&
+             (memory = H5Screate_simple(1, &total, NULL)) >= 0 &&
+             H5Sselect_hyperslab(space, H5S_SELECT_SET, start, NULL, extent, NULL) >= 0)
+        read = H5Dread(t->dataset, type, memory, space, H5P_DEFAULT, dst);
+    if (read < 0)
         status = vec_hdf5_failure(t->file->path, tap->path, "cannot read rows", DSV4_E_INPUT, err);
     if (memory >= 0)
         H5Sclose(memory);
@@ -244,12 +259,10 @@ static dsv4_status read_rows(const vec_tap *tap, int64_t first, int64_t count, v
     return status;
 }
 
-/* A chunk is decoded whole, however few rows of it are asked for, and the library's cache forgets a
- * large one at once: so a tap of moderate size is read once and kept. */
 dsv4_status vec_tap_read(const vec_tap *tap, int64_t first, int64_t count, void *dst,
                          dsv4_error *err)
 {
-    enum { VALUE = 4, KEPT_BYTES = 32 << 20 };
+    enum { VALUE = 4 };
     tap_entry *t = (tap_entry *)(uintptr_t)(const void *)tap;
     if (first < 0 || count < 0 || first > tap->n_rows || count > tap->n_rows - first)
         return dsv4_fail(err, DSV4_E_INPUT,
@@ -257,7 +270,7 @@ dsv4_status vec_tap_read(const vec_tap *tap, int64_t first, int64_t count, void 
                          tap->path, (long long)count, (long long)first, (long long)tap->n_rows);
     if (count == 0 || tap->row_len == 0)
         return DSV4_OK;
-    if (count == tap->n_rows || tap->n_rows > KEPT_BYTES / VALUE / tap->row_len)
+    if (count == tap->n_rows || !is_kept(tap))
         return read_rows(tap, first, count, dst, err);
     if (t->rows == NULL) {
         t->rows = dsv4_alloc((size_t)(tap->n_rows * tap->row_len), VALUE, "golden rows", err);
