@@ -282,6 +282,25 @@ static void cases_linear_many(kernel_run *k, dsv4_type type, int step)
     }
 }
 
+/* One to a few tokens where kernels stream tiles of 16 rows: a tile's last rows, a row shared by
+ * several warps, rows of one chunk of 256 columns, of many, of a part; vectors of any alignment. */
+static void cases_linear_few(kernel_run *k, dsv4_type type, int step)
+{
+    static const struct {
+        int rows, cols, n, pad;
+    } shapes[] = {{33, 1312, 1, 0}, {16, 416, 2, 0},  {17, 160, 5, 3},  {300, 544, 1, 0},
+                  {48, 4352, 4, 0}, {15, 8192, 1, 0}, {3, 20480, 1, 0}, {1100, 256, 1, 0}};
+    for (int i = 0; i < COUNT(shapes); i++) {
+        int cols = (shapes[i].cols + step - 1) / step * step;
+        one_linear(k, type, shapes[i].rows, cols, shapes[i].n, shapes[i].pad, FILL_NOISE, false);
+    }
+    EACH_FILL(f)
+    {
+        one_linear(k, type, 18, step == 256 ? 768 : 672, 1, 0, f, false);
+        one_linear(k, type, 18, step == 256 ? 512 : 288, 9, 0, f, false);
+    }
+}
+
 static void cases_linear(kernel_run *k)
 {
     static const int tokens[] = {0, 1, 2, 3, 4, 5, 31, 32, 33};
@@ -306,6 +325,8 @@ static void cases_linear(kernel_run *k)
             one_linear(k, types[t], 2, lengths[i], 1, 0, FILL_NOISE, false);
         for (int blocks = 1; step > 1 && blocks <= 5; blocks++)
             one_linear(k, types[t], 2, blocks * step, 1, 0, FILL_NOISE, false);
+        if (!decoded_only && types[t] != DSV4_Q4_0)
+            cases_linear_few(k, types[t], step);
         /* What the formats behind differ in is how they decode, which `embed` checks bit for bit:
          * the large shapes are for the clock only. */
         if (types[t] == DSV4_Q4_0)

@@ -29,7 +29,6 @@ enum {
     WIDE = 4,   /* more */
     WIDE_FROM = 4,
     AT_ONCE = 32, /* more tokens are joined as they go */
-    V_STRIDE = OWN + 8,
     P_STRIDE = TILE + 8
 };
 
@@ -83,13 +82,20 @@ template <int TILES, int AHEAD> struct attention_room {
     uint4 q[WARPS][TILES][STEPS][32]; /* first two parts, fragments in order of lane */
     uint2 q_third[WARPS][TILES][STEPS][32];
     float4 raw[AHEAD][WARPS][STEPS][2][32]; /* rows as they come, each lane its own */
-    uint16_t v[WARPS][3][TILE][V_STRIDE];   /* their parts */
+    uint16_t v[WARPS][3][TILE][OWN];        /* their parts */
     float4 part[2][WARPS][TILES][32];       /* of the scores: fragments, of a tile and the next */
     /* What is handed round: parts of the weights, [head][row], and factors of the heads: of what
      * was summed up to now, of a join (so far, this split), and at the end. */
     uint16_t p[3][TILES][8][P_STRIDE];
     float shrink[8 * TILES], first[8 * TILES], second[8 * TILES], last[8 * TILES], total[8 * TILES];
 };
+
+/* Where a row's columns lie: their eights are dealt so that neither those who write four columns of
+ * eight rows nor those who read eight of one column meet in a bank. */
+__device__ __forceinline__ int place_of(int row, int column)
+{
+    return column ^ ((row & 3) << 1 | (row >> 2 & 1)) << 3;
+}
 
 /* A [16 columns][16 rows] fragment of values that lie [row][column] */
 __device__ __forceinline__ void load_turned(uint32_t a[4], const uint16_t *from)
@@ -296,11 +302,14 @@ static __global__ void __launch_bounds__(THREADS, 1)
             float size = 0, dot[TILES][4] = {};
             uint32_t low = 0;
             const float4(*mine)[2][32] = room->raw[stage][warp];
+            float4 held[STEPS][2]; /* by narrow blocks, which have the registers */
 #pragma unroll
             for (int k = 0; k < STEPS; k++) {
                 float4 x = mine[k][0][lane], y = mine[k][1][lane];
                 size += size_of_four(x) + size_of_four(y);
                 low |= bits_below(x) | bits_below(y);
+                held[k][0] = x;
+                held[k][1] = y;
             }
             three = __any_sync(0xffffffffu, low != 0);
             plain = __any_sync(0xffffffffu, !has_parts(size));
@@ -311,12 +320,13 @@ static __global__ void __launch_bounds__(THREADS, 1)
 #pragma unroll
                 for (int k = 0; k < STEPS; k++) {
                     uint32_t f[3][4];
-                    split_rows<AS>(mine[k][0][lane], mine[k][1][lane], f);
+                    split_rows<AS>(TILES == 1 ? held[k][0] : mine[k][0][lane],
+                                   TILES == 1 ? held[k][1] : mine[k][1][lane], f);
 #pragma unroll
                     for (int p = 0; p < (AS ? 3 : 1); p++) {
-                        uint16_t *to = &room->v[warp][p][g][16 * k + 4 * t];
+                        uint16_t *to = &room->v[warp][p][g][place_of(g, 16 * k + 4 * t)];
                         *(uint2 *)(void *)to = make_uint2(f[p][0], f[p][2]);
-                        *(uint2 *)(void *)(to + 8 * V_STRIDE) = make_uint2(f[p][1], f[p][3]);
+                        *(uint2 *)(void *)(to + 8 * OWN) = make_uint2(f[p][1], f[p][3]);
                     }
 #pragma unroll
                     for (int n = 0; n < TILES; n += TWO) {
@@ -327,7 +337,7 @@ static __global__ void __launch_bounds__(THREADS, 1)
                             if (BS)
                                 b[m].third = room->q_third[warp][n + m][k][lane];
                         }
-                        mma_parts<TWO, AS, BS>(dot + n, f, b);
+                        mma_parts<TWO>(dot + n, f, b, AS, BS);
                     }
                 }
             });
@@ -461,12 +471,13 @@ static __global__ void __launch_bounds__(THREADS, 1)
 #pragma unroll
                 for (int k = 0; k < STEPS; k++) {
                     uint32_t f[3][4];
+                    int row = lane % 8 + lane / 16 * 8;
                     const uint16_t *from =
-                        &room->v[warp][0][lane % 8 + lane / 16 * 8][16 * k + lane / 8 % 2 * 8];
+                        &room->v[warp][0][row][place_of(row, 16 * k + lane / 8 % 2 * 8)];
 #pragma unroll
                     for (int p = 0; p < (AS ? 3 : 1); p++)
-                        load_turned(f[p], from + p * TILE * V_STRIDE);
-                    mma_parts<TILES, AS, true>(o[k], f, b);
+                        load_turned(f[p], from + p * TILE * OWN);
+                    mma_parts<TILES>(o[k], f, b, AS, true);
                 }
             });
         }

@@ -12,6 +12,13 @@ __device__ __forceinline__ float sigmoid(float x)
     return __fdiv_rn(x >= 0 ? 1.0f : e, 1.0f + e) + (x != x ? x : 0.0f);
 }
 
+__device__ __forceinline__ float inverse(float x) /* to an ulp */
+{
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
 /* Sinkhorn's passes on four streams: element 4 a + b in lane 4 a + b of sixteen lanes. One lane
  * does it all in its registers: a sum of four is waited for less than shuffles are. */
 __device__ __forceinline__ float sinkhorn_four(float x, int iters, float eps)
@@ -25,14 +32,14 @@ __device__ __forceinline__ float sinkhorn_four(float x, int iters, float eps)
         if (pass > 0)
 #pragma unroll
             for (int a = 0; a < 4; a++) {
-                float f = __fdividef(1.0f, ((v[a][0] + v[a][1]) + (v[a][2] + v[a][3])) + eps);
+                float f = inverse(((v[a][0] + v[a][1]) + (v[a][2] + v[a][3])) + eps);
 #pragma unroll
                 for (int b = 0; b < 4; b++)
                     v[a][b] *= f;
             }
 #pragma unroll
         for (int b = 0; b < 4; b++) {
-            float f = __fdividef(1.0f, ((v[0][b] + v[1][b]) + (v[2][b] + v[3][b])) + eps);
+            float f = inverse(((v[0][b] + v[1][b]) + (v[2][b] + v[3][b])) + eps);
 #pragma unroll
             for (int a = 0; a < 4; a++)
                 v[a][b] *= f;
@@ -223,14 +230,14 @@ static __global__ void hc_mix(cu_tensor fn, const float *streams, float eps, flo
 
 /* ---- mixes, gates, collapse, norm in one launch ---------------------------------------------- */
 
-/* Sixteen blocks that see each other's memory take a sixteenth of the columns each, of up to eight
- * tokens; the weights are fetched before the streams are there. Each sends its sums to all the
- * others; all then know the gates, collapse their columns, and need to hear only the sum of squares
- * for the norm. One warp more works out the gates of the expansion meanwhile: in block r those of
- * token r. */
+/* Sixteen blocks that see each other's memory take a sixteenth of the columns each, of up to
+ * sixteen tokens; the weights are fetched before the streams are there. Each sends its sums to all
+ * the others; all then know the gates, collapse their columns, and need to hear only the sum of
+ * squares for the norm. One warp more works out the gates of the expansion meanwhile: in block r
+ * those of token r. */
 enum {
     TOGETHER = 16, /* blocks */
-    TOKENS = 8,    /* of these blocks */
+    TOKENS = 16,   /* of these blocks, at most */
     MIXES = 24,
     ENTER_WARPS = 8,
     ENTER_STEPS = 8, /* of 16 columns, a warp */
@@ -241,7 +248,7 @@ enum {
 typedef struct {
     const float *fn, *streams, *norm;
     int64_t n, dim;
-    int rows;
+    int rows, tokens; /* tokens: of sixteen blocks */
     float eps;
     bool gated, bf16;
     cu_gates gates;
@@ -397,8 +404,8 @@ static __global__ void __launch_bounds__((ENTER_WARPS + 1) * 32, 1)
     enter_room &room = *(enter_room *)(void *)memory;
     int rank = (int)rank_in_cluster(), lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     int g = lane / 4, t = lane % 4, own = (int)a.dim / TOGETHER, fours = own / 4;
-    int64_t token0 = (int64_t)blockIdx.y * TOKENS;
-    int count = a.n - token0 < TOKENS ? (int)(a.n - token0) : (int)TOKENS;
+    int64_t token0 = (int64_t)blockIdx.y * a.tokens;
+    int count = a.n - token0 < a.tokens ? (int)(a.n - token0) : a.tokens;
     if (warp == ENTER_WARPS) {
         wait_for_previous();
         arrive_together();
@@ -432,37 +439,39 @@ static __global__ void __launch_bounds__((ENTER_WARPS + 1) * 32, 1)
     bool left = a.left.out != NULL;
     if (left)
         leave_columns(a, room, rank, token0, count);
-    /* Lane g brings the columns of token g. */
-    float4 x[ENTER_STEPS];
-    float squares = 0;
+    /* Lane g brings the columns of tokens g and g + 8. */
+    for (int i = g; i - g < count; i += 8) {
+        float4 x[ENTER_STEPS];
+        float squares = 0;
 #pragma unroll
-    for (int k = 0; k < ENTER_STEPS; k++) {
-        int u = (warp * ENTER_STEPS + k) * 4 + t;
-        const float *from =
-            a.streams + ((token0 + g) * 4 + u / fours) * a.dim + rank * own + u % fours * 4;
-        if (u >= 4 * fours || g >= count)
-            x[k] = zero;
-        else if (left)
-            x[k] = *(const float4 *)(const void *)&room.x[g][u / fours][u % fours * 4];
-        else
-            x[k] = __ldcg((const float4 *)(const void *)from);
-    }
+        for (int k = 0; k < ENTER_STEPS; k++) {
+            int u = (warp * ENTER_STEPS + k) * 4 + t;
+            const float *from =
+                a.streams + ((token0 + i) * 4 + u / fours) * a.dim + rank * own + u % fours * 4;
+            if (u >= 4 * fours || i >= count)
+                x[k] = zero;
+            else if (left)
+                x[k] = *(const float4 *)(const void *)&room.x[i][u / fours][u % fours * 4];
+            else
+                x[k] = __ldcg((const float4 *)(const void *)from);
+        }
 #pragma unroll
-    for (int k = 0; k < ENTER_STEPS; k++) {
-        int u = (warp * ENTER_STEPS + k) * 4 + t;
-        if (u < 4 * fours && g < count)
-            *(float4 *)(void *)&room.x[g][u / fours][u % fours * 4] = x[k];
-        squares = fmaf(x[k].x, x[k].x, squares);
-        squares = fmaf(x[k].y, x[k].y, squares);
-        squares = fmaf(x[k].z, x[k].z, squares);
-        squares = fmaf(x[k].w, x[k].w, squares);
+        for (int k = 0; k < ENTER_STEPS; k++) {
+            int u = (warp * ENTER_STEPS + k) * 4 + t;
+            if (u < 4 * fours && i < count)
+                *(float4 *)(void *)&room.x[i][u / fours][u % fours * 4] = x[k];
+            squares = fmaf(x[k].x, x[k].x, squares);
+            squares = fmaf(x[k].y, x[k].y, squares);
+            squares = fmaf(x[k].z, x[k].z, squares);
+            squares = fmaf(x[k].w, x[k].w, squares);
+        }
+        squares += __shfl_xor_sync(0xffffffffu, squares, 1);
+        squares += __shfl_xor_sync(0xffffffffu, squares, 2);
+        if (t == 0)
+            room.part[warp][MIXES * TOKENS + i] = squares;
     }
-    squares += __shfl_xor_sync(0xffffffffu, squares, 1);
-    squares += __shfl_xor_sync(0xffffffffu, squares, 2);
-    if (t == 0)
-        room.part[warp][MIXES * TOKENS + g] = squares;
     __syncwarp();
-#pragma unroll 1
+#pragma unroll 2
     for (int token = 0; token < count; token++) {
         float sum[3] = {};
 #pragma unroll
@@ -488,39 +497,45 @@ static __global__ void __launch_bounds__((ENTER_WARPS + 1) * 32, 1)
         }
     }
     sync_workers();
-    int row = threadIdx.x / TOKENS, token = threadIdx.x % TOKENS;
-    if (row <= MIXES && token < count) {
+    enum { WORKERS = ENTER_WARPS * 32 };
+    if (MUTANT(44) && rank == 5) /* others do not wait for a late block */
+        __nanosleep(50000);
+    for (int at = threadIdx.x; at < SUMS; at += WORKERS) {
+        if (at % TOKENS >= count)
+            continue;
         float sum = 0;
 #pragma unroll
         for (int k = 0; k < ENTER_WARPS; k++)
-            sum += room.part[k][threadIdx.x];
+            sum += room.part[k][at];
 #pragma unroll
         for (int r = 0; r < TOGETHER; r++)
-            to_block(&room.from[rank][threadIdx.x], r, sum);
+            to_block(&room.from[rank][at], r, sum);
     }
     __syncwarp();
     arrive_together();
-    if (!MUTANT(44)) /* others' sums read before they are there */
+    if (!MUTANT(44))
         wait_together();
-    float sum = 0;
-    if (row <= MIXES && token < count)
-        sum = of_all(&room.from[0][threadIdx.x], SUMS);
-    if (row == MIXES && token < count)
-        room.scale[token] = root_scale(sum, 4 * a.dim, a.eps);
-    if (MUTANT(44))
-        wait_together();
+    if ((int)threadIdx.x < count)
+        room.scale[threadIdx.x] =
+            root_scale(of_all(&room.from[0][MIXES * TOKENS + threadIdx.x], SUMS), 4 * a.dim, a.eps);
     sync_workers();
-    if (row < a.rows && token < count) {
-        float v = sum * room.scale[token];
-        if (a.m != NULL && rank == 0)
+    for (int at = threadIdx.x; at < a.rows * TOKENS; at += WORKERS) {
+        int row = at / TOKENS, token = at % TOKENS;
+        bool first = rank == 0 && a.m != NULL, gate = a.gated && row < 4;
+        if (token >= count || (!first && !gate))
+            continue;
+        float v = of_all(&room.from[0][at], SUMS) * room.scale[token];
+        if (first)
             a.m[(token0 + token) * a.rows + row] = v;
-        if (a.gated && row < 4) {
+        if (gate) {
             v = sigmoid(v * a.gates.scale[0] + a.gates.base[row]) + a.gates.eps;
             room.pre[token][row] = v;
             if (rank == 0)
                 a.gates.pre[(token0 + token) * 4 + row] = v;
         }
     }
+    if (MUTANT(44))
+        wait_together();
     if (a.x == NULL) {
         __syncwarp();
         arrive_together();
@@ -534,7 +549,7 @@ static __global__ void __launch_bounds__((ENTER_WARPS + 1) * 32, 1)
     for (int i = 0; i < TOKENS; i++) {
         c[i] = 0;
         if (i >= count)
-            continue;
+            break;
         if ((int)threadIdx.x < own) {
 #pragma unroll
             for (int j = 0; j < 4; j++)
@@ -549,12 +564,12 @@ static __global__ void __launch_bounds__((ENTER_WARPS + 1) * 32, 1)
     if (a.y != NULL) {
         float weight = (int)threadIdx.x < own ? __ldg(a.norm + rank * own + threadIdx.x) : 0.0f;
         sync_workers();
-        if ((int)threadIdx.x < TOGETHER * TOKENS) {
-            int i = threadIdx.x % TOKENS;
+        for (int u = threadIdx.x; u < TOGETHER * TOKENS; u += WORKERS) {
+            int i = u % TOKENS;
             float power = 0;
             for (int k = 0; k < ENTER_WARPS; k++)
                 power += i < count ? room.sums[k][i] : 0.0f;
-            to_block(&room.powers[rank][i], (int)threadIdx.x / TOKENS, power);
+            to_block(&room.powers[rank][i], u / TOKENS, power);
         }
         __syncwarp();
         arrive_together();
@@ -576,8 +591,8 @@ static __global__ void __launch_bounds__((ENTER_WARPS + 1) * 32, 1)
 
 extern "C" void cu_book(const char *what, int64_t size, const char *why); /* device.c */
 
-/* Whether the device has room for sixteen blocks that see each other. */
-static bool clusters()
+/* How many times the device has room for sixteen blocks that see each other. */
+static int clusters()
 {
     static int answer = -1;
     if (answer < 0) {
@@ -592,20 +607,20 @@ static bool clusters()
         launch.attrs = &how;
         launch.numAttrs = 1;
         int device = 0, major = 0, most = 0;
-        answer = cudaGetDevice(&device) == cudaSuccess &&
-                 cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) ==
-                     cudaSuccess &&
-                 major >= 9 &&
-                 cudaFuncSetAttribute(hc_enter, cudaFuncAttributeNonPortableClusterSizeAllowed,
-                                      1) == cudaSuccess &&
-                 cudaFuncSetAttribute(hc_enter, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                      (int)sizeof(enter_room)) == cudaSuccess &&
-                 cudaOccupancyMaxActiveClusters(&most, hc_enter, &launch) == cudaSuccess &&
-                 most > 0;
-        if (!answer)
+        bool can = cudaGetDevice(&device) == cudaSuccess &&
+                   cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) ==
+                       cudaSuccess &&
+                   major >= 9 &&
+                   cudaFuncSetAttribute(hc_enter, cudaFuncAttributeNonPortableClusterSizeAllowed,
+                                        1) == cudaSuccess &&
+                   cudaFuncSetAttribute(hc_enter, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                        (int)sizeof(enter_room)) == cudaSuccess &&
+                   cudaOccupancyMaxActiveClusters(&most, hc_enter, &launch) == cudaSuccess;
+        answer = can ? most : 0;
+        if (!can)
             cudaGetLastError(); /* a device without them is no error */
     }
-    return answer != 0;
+    return answer;
 }
 
 /* The usual shapes, where the device can. */
@@ -613,15 +628,19 @@ static bool enters(const cu_tensor *fn, const cu_gates *gates)
 {
     return fn->type == DSV4_F32 && fn->rows <= MIXES && fn->cols % (4 * 4 * TOGETHER) == 0 &&
            fn->cols <= 4 * ENTER_MOST && fn->row_bytes == (size_t)fn->cols * 4 &&
-           (uintptr_t)fn->data % 16 == 0 && (gates == NULL || gates->hc == 4) && clusters();
+           (uintptr_t)fn->data % 16 == 0 && (gates == NULL || gates->hc == 4) && clusters() > 0;
 }
 
-static void enter(cu_stream s, const enter_args *a)
+static void enter(cu_stream s, const enter_args *args)
 {
-    dim3 grid(TOGETHER, cu_blocks(a->n, TOKENS));
-    if (a->n > 0)
-        LAUNCH_CLUSTERS("hc_enter", a->n * a->dim, hc_enter, grid, (ENTER_WARPS + 1) * 32,
-                        sizeof(enter_room), s, TOGETHER, *a);
+    enter_args a = *args;
+    int64_t each = (a.n + clusters() - 1) / clusters(); /* all of them at once, if they fit */
+    a.tokens = (int)(each < TOKENS ? each : (int64_t)TOKENS);
+    if (a.n <= 0)
+        return;
+    dim3 grid(TOGETHER, cu_blocks(a.n, a.tokens));
+    LAUNCH_CLUSTERS("hc_enter", a.n * a.dim, hc_enter, grid, (ENTER_WARPS + 1) * 32,
+                    sizeof(enter_room), s, TOGETHER, a);
 }
 
 extern "C" int64_t cu_hc_mix_scratch(int64_t rows, int64_t width, int64_t n)
@@ -742,11 +761,52 @@ static __global__ void hc_post(const float *block, const float *streams, const f
     }
 }
 
+/* The same for four streams, four columns a thread. */
+static __global__ void hc_post_four(const float *block, const float *streams, const float *post,
+                                    const float *comb, int64_t dim, float *out, bool bf16)
+{
+    begin();
+    int64_t i = blockIdx.y, k = 4 * ((int64_t)blockIdx.x * blockDim.x + threadIdx.x);
+    if (k >= dim)
+        return;
+    float4 in = __ldcg((const float4 *)(const void *)(block + i * dim + k)), x[4], c[4];
+#pragma unroll
+    for (int a = 0; a < 4; a++)
+        x[a] = __ldcg((const float4 *)(const void *)(streams + (i * 4 + a) * dim + k));
+#pragma unroll
+    for (int a = 0; a < 4; a++)
+        c[a] = __ldcg((const float4 *)(const void *)(comb + i * 16 + 4 * a));
+    float4 posts = __ldcg((const float4 *)(const void *)(post + i * 4));
+#pragma unroll
+    for (int b = 0; b < 4; b++) {
+        float p = (&posts.x)[b];
+        float4 sum = make_float4(p * in.x, p * in.y, p * in.z, p * in.w);
+#pragma unroll
+        for (int a = 0; a < 4; a++) { /* comb over its first index */
+            const float *row = &c[MUTANT(10) ? b : a].x;
+            float f = row[MUTANT(10) ? a : b];
+            sum.x = fmaf(f, x[a].x, sum.x);
+            sum.y = fmaf(f, x[a].y, sum.y);
+            sum.z = fmaf(f, x[a].z, sum.z);
+            sum.w = fmaf(f, x[a].w, sum.w);
+        }
+        sum = make_float4(maybe_bf16(sum.x, bf16), maybe_bf16(sum.y, bf16), maybe_bf16(sum.z, bf16),
+                          maybe_bf16(sum.w, bf16));
+        *(float4 *)(void *)(out + (i * 4 + b) * dim + k) = sum;
+    }
+}
+
 extern "C" void cu_hc_post(cu_stream s, const float *block, const float *streams, const float *post,
                            const float *comb, int64_t n, int hc, int64_t dim, float *out, bool bf16)
 {
-    dim3 grid(cu_blocks(dim, 128), (unsigned)n);
-    if (n > 0)
+    unsigned threads = n < 8 ? 32 : 128; /* few tokens: more blocks */
+    dim3 grid(cu_blocks(dim, 128), (unsigned)n), four(cu_blocks(dim, 4 * threads), (unsigned)n);
+    uintptr_t all =
+        (uintptr_t)block | (uintptr_t)streams | (uintptr_t)post | (uintptr_t)comb | (uintptr_t)out;
+    if (n > 0 && hc == 4 && dim % 4 == 0 && all % 16 == 0)
+        LAUNCH("hc_post", n * hc * dim, hc_post_four, four, threads, 0, s, block, streams, post,
+               comb, dim, out, bf16);
+    else if (n > 0)
         LAUNCH("hc_post", n * hc * dim, hc_post, grid, 128, 0, s, block, streams, post, comb, hc,
                dim, out, bf16);
 }

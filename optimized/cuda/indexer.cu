@@ -37,7 +37,7 @@ typedef struct {
     unsigned has[SCORE_WARPS]; /* of a warp's share: 1: second parts, 2: some have none at all */
 } score_room;
 
-/* 128 rows, a warp 16 of them, in registers; tokens blockIdx.y, + gridDim.y, ... and their
+/* 128 rows, a warp 16 of them, in registers as parts; tokens blockIdx.y, + gridDim.y, ... and their
  * heads, 64 at a time, come by in shared memory. One room is multiplied while the next is filled.
  */
 static __global__ void __launch_bounds__(SCORE_THREADS, 1)
@@ -45,7 +45,15 @@ static __global__ void __launch_bounds__(SCORE_THREADS, 1)
                    int64_t n_rows, const int64_t *pos0, int ratio, bool bf16, float *scores,
                    int64_t ld)
 {
-    begin();
+    let_next_start();
+    {
+        /* Rows on their way into the cache, whoever writes the last of them. */
+        int64_t line = (int64_t)blockIdx.x * ROW_TILE * dim + 32 * (int64_t)threadIdx.x;
+        for (; line < (int64_t)(blockIdx.x + 1) * ROW_TILE * dim; line += 32 * SCORE_THREADS)
+            if (line < n_rows * dim)
+                asm volatile("prefetch.global.L2 [%0];" ::"l"(rows + line));
+    }
+    wait_for_previous();
     extern __shared__ __align__(16) uint8_t memory[];
     score_room *rooms = (score_room *)(void *)memory;
     int64_t row0 = (int64_t)blockIdx.x * ROW_TILE, far = visible_rows(n_rows, pos0, ratio, n - 1);
@@ -56,7 +64,6 @@ static __global__ void __launch_bounds__(SCORE_THREADS, 1)
     row0 += 16 * warp;
     const float *row = row0 + g < far ? rows + (row0 + g) * dim : NULL;
     const float *row8 = row0 + g + 8 < far ? rows + (row0 + g + 8) * dim : NULL;
-    float4 x[STEPS][2];
     /* A warp's share of the heads from head0 on, and what they weigh. */
     auto load = [&](score_room *room, int64_t token, int head0) {
         int head = head0 + 8 * warp + g;
@@ -86,6 +93,8 @@ static __global__ void __launch_bounds__(SCORE_THREADS, 1)
             four_parts f = split_four(y);
             size += size_of_four(y);
             below |= bits_below(y);
+            if (MUTANT(41) && warp == SCORE_WARPS - 1) /* what the room held before is multiplied */
+                continue;
             room->two[warp][k][lane] = make_uint4(f.p[0][0], f.p[0][1], f.p[1][0], f.p[1][1]);
             room->third[warp][k][lane] = make_uint2(f.p[2][0], f.p[2][1]);
         }
@@ -98,66 +107,73 @@ static __global__ void __launch_bounds__(SCORE_THREADS, 1)
     };
     int64_t token = blockIdx.y;
     int head0 = 0;
-    float first = load(&rooms[0], token, 0);
+    store(&rooms[0], load(&rooms[0], token, 0));
+    uint32_t a[STEPS][3][4], below = 0;
+    float size = 0, total[2] = {};
+    {
+        float4 x[STEPS][2];
 #pragma unroll
-    for (int k = 0; k < STEPS; k++) { /* long on their way: q first */
-        x[k][0] = load_four(row, 16 * k + 4 * t, dim, quads);
-        x[k][1] = load_four(row8, 16 * k + 4 * t, dim, quads);
+        for (int k = 0; k < STEPS; k++) {
+            x[k][0] = load_four(row, 16 * k + 4 * t, dim, quads);
+            x[k][1] = load_four(row8, 16 * k + 4 * t, dim, quads);
+        }
+#pragma unroll
+        for (int k = 0; k < STEPS; k++) {
+            size += size_of_four(x[k][0]) + size_of_four(x[k][1]);
+            below |= bits_below(x[k][0]) | bits_below(x[k][1]);
+            split_rows<true>(x[k][0], x[k][1], a[k]);
+        }
     }
-    store(&rooms[0], first);
-    float total[2] = {};
+    bool a_three = __any_sync(0xffffffffu, below != 0);
+    bool plain = __any_sync(0xffffffffu, !has_parts(size));
     for (int turn = 0; token < n; turn++) {
         const score_room *room = &rooms[turn % 2];
         bool last = head0 + 8 * HEAD_TILES >= heads; /* of this token */
         int64_t next = last ? token + gridDim.y : token;
         int next0 = last ? 0 : head0 + 8 * HEAD_TILES;
         float weight = load(&rooms[(turn + 1) % 2], next, next0);
-        if (!MUTANT(41)) /* q multiplied before every warp has split its share */
-            __syncthreads();
+        __syncthreads();
         unsigned b_has = 0;
 #pragma unroll
         for (int k = 0; k < SCORE_WARPS; k++)
             b_has |= room->has[k];
+        bool odd = plain || (b_has & 2u) != 0, b_three = (b_has & 1u) != 0;
         /* A lane has heads 2 t and 2 t + 1 of each tile, rows g and g + 8. */
-        float dot[HEAD_TILES][4] = {}, size = 0;
 #pragma unroll
-        for (int k = 0; k < STEPS; k++) {
-            uint32_t below = bits_below(x[k][0]) | bits_below(x[k][1]);
-            size += size_of_four(x[k][0]) + size_of_four(x[k][1]);
-            if (16 * k < dim)
-                by_parts(
-                    __any_sync(0xffffffffu, below != 0), (b_has & 1u) != 0, [&](auto A, auto B) {
-                        uint32_t a[3][4];
-                        split_rows<decltype(A)::value>(x[k][0], x[k][1], a);
+        for (int n4 = 0; n4 < HEAD_TILES; n4 += 4) {
+            float dot[4][4] = {};
+            if (odd) {
+#pragma unroll 1
+                for (int c = 0; c < dim; c++) {
+                    float x = row != NULL ? __ldcg(row + c) : 0.0f;
+                    float y = row8 != NULL ? __ldcg(row8 + c) : 0.0f;
 #pragma unroll
-                        for (int n4 = 0; n4 < HEAD_TILES; n4 += 4) {
-                            b_parts b[4];
+                    for (int e = 0; e < 8; e++) {
+                        int head = head0 + 8 * (n4 + e / 2) + 2 * t + e % 2;
+                        float z =
+                            head < heads ? __ldcg(q + (token * heads + head) * dim + c) : 0.0f;
+                        dot[e / 2][e % 2] = fmaf(z, x, dot[e / 2][e % 2]);
+                        dot[e / 2][2 + e % 2] = fmaf(z, y, dot[e / 2][2 + e % 2]);
+                    }
+                }
+            } else {
 #pragma unroll
-                            for (int m = 0; m < 4; m++) {
-                                b[m].two = room->two[n4 + m][k][lane];
-                                if (decltype(B)::value)
-                                    b[m].third = room->third[n4 + m][k][lane];
-                            }
-                            mma_parts<4, decltype(A)::value, decltype(B)::value>(dot + n4, a, b);
-                        }
-                    });
-        }
-        if (__any_sync(0xffffffffu, !has_parts(size)) || (b_has & 2u) != 0) {
+                for (int k = 0; k < STEPS; k++) {
+                    b_parts b[4];
 #pragma unroll
-            for (int e = 0; e < 4 * HEAD_TILES; e++) {
-                int head = head0 + 8 * (e / 4) + 2 * t + e % 2;
-                const float *from = e % 4 < 2 ? row : row8;
-                float sum = 0;
-                for (int c = 0; from != NULL && head < heads && c < dim; c++)
-                    sum = fmaf(__ldcg(q + (token * heads + head) * dim + c), __ldcg(from + c), sum);
-                dot[e / 4][e % 4] = sum;
+                    for (int m = 0; m < 4; m++) {
+                        b[m].two = room->two[n4 + m][k][lane];
+                        b[m].third = b_three ? room->third[n4 + m][k][lane] : make_uint2(0, 0);
+                    }
+                    mma_parts<4>(dot, a[k], b, a_three, b_three);
+                }
             }
-        }
 #pragma unroll
-        for (int e = 0; e < 4 * HEAD_TILES; e++) {
-            int head = 8 * (e / 4) + 2 * t + e % 2;
-            if (head0 + head < heads)
-                total[e % 4 / 2] += head_share(dot[e / 4][e % 4], room->weight[head], bf16);
+            for (int e = 0; e < 16; e++) {
+                int head = 8 * (n4 + e / 4) + 2 * t + e % 2;
+                if (head0 + head < heads)
+                    total[e % 4 / 2] += head_share(dot[e / 4][e % 4], room->weight[head], bf16);
+            }
         }
         if (next < n)
             store(&rooms[(turn + 1) % 2], weight);
@@ -411,7 +427,7 @@ __device__ __forceinline__ void topk_any(const float *scores, int64_t n, int kep
  * counted from the best down, and the keys put there, up to the bin that holds the k-th best:
  * within its bin a key is ranked against the others. Keys too many for the room or too close
  * together go the long way. */
-static __global__ void __launch_bounds__(SELECT_THREADS)
+static __global__ void __launch_bounds__(SELECT_THREADS, 1)
     topk(const float *all_scores, int64_t ld, int64_t n_rows, const int64_t *pos0, int ratio, int k,
          int sorted, int most, int32_t *all_out)
 {
@@ -423,25 +439,39 @@ static __global__ void __launch_bounds__(SELECT_THREADS)
     int32_t *out = all_out + token * k;
     int t = threadIdx.x, lane = t % 32, warp = t / 32;
     int kept = n < k ? (int)n : k;
-    /* The first HELD * SELECT_THREADS keys stay in registers: loaded together, read again. */
-    uint32_t held[HELD], high = 0;
-    float score[HELD];
-#pragma unroll
-    for (int i = 0; i < HELD; i++) {
-        int at =
-            i * SELECT_THREADS + t; /* never a branch: the loads must not wait for each other */
-        score[i] = __ldcg(&scores[at < n ? at : 0]);
-    }
-    if (!MUTANT(17)) /* stale counts */
-        for (int i = t; i < SPREAD; i += SELECT_THREADS)
-            r.count[i] = 0;
     for (int i = kept + t; i < k; i += SELECT_THREADS)
         out[i] = -1;
     if (kept <= 0)
         return;
+    /* The first HELD * SELECT_THREADS keys stay in registers: loaded together, read again. */
+    uint32_t held[HELD], high = 0;
+    float score[HELD];
+    bool quads = ld % 4 == 0 && (uintptr_t)scores % 16 == 0;
+    auto row_of = [=](int i) {
+        return quads ? i / 4 * 4 * SELECT_THREADS + 4 * t + i % 4 : i * SELECT_THREADS + t;
+    };
+    /* No branch by row: the loads must not wait for each other. */
+    if (quads) {
+#pragma unroll
+        for (int i = 0; i < HELD; i += 4) {
+            int at = row_of(i);
+            float4 v = __ldcg((const float4 *)(const void *)(scores + (at < n ? at : 0)));
+            score[i] = v.x;
+            score[i + 1] = v.y;
+            score[i + 2] = v.z;
+            score[i + 3] = v.w;
+        }
+    } else {
+#pragma unroll
+        for (int i = 0; i < HELD; i++)
+            score[i] = __ldcg(scores + (row_of(i) < n ? row_of(i) : 0));
+    }
+    if (!MUTANT(17)) /* stale counts */
+        for (int i = t; i < SPREAD; i += SELECT_THREADS)
+            r.count[i] = 0;
 #pragma unroll
     for (int i = 0; i < HELD; i++) {
-        held[i] = i * SELECT_THREADS + t < n ? key_of(score[i]) : 0;
+        held[i] = row_of(i) < n ? key_of(score[i]) : 0;
         high = held[i] > high ? held[i] : high;
     }
     for (int64_t j = HELD * SELECT_THREADS + t; j < n; j += SELECT_THREADS) {
@@ -459,8 +489,10 @@ static __global__ void __launch_bounds__(SELECT_THREADS)
         r.high[warp] = high;
         r.low[warp] = group;
     }
-    if (t == 0)
+    if (t == 0) {
         r.crowded = 0;
+        r.places = most + 1; /* until somebody finds the edge */
+    }
     __syncthreads();
     high = __reduce_max_sync(0xffffffffu, r.high[lane]);
     uint32_t low = __reduce_min_sync(0xffffffffu, r.low[lane]);
@@ -471,12 +503,25 @@ static __global__ void __launch_bounds__(SELECT_THREADS)
     float per_unit = __fdiv_rn((float)(SPREAD - 1), width);
     bool by_value = bottom < 0 && top > 0 && width <= FLT_MAX && per_unit <= FLT_MAX;
     auto bin_of = [=](uint32_t key) {
-        return by_value ? (int)((value_of(key) - bottom) * per_unit) : (int)((key - low) >> shift);
+        int by_size = (int)((value_of(key) - bottom) * per_unit);
+        return by_value ? by_size : (int)((key - low) >> shift);
     };
+    unsigned in = 0; /* bit i: row_of(i) is one */
 #pragma unroll
     for (int i = 0; i < HELD; i++)
-        if (i * SELECT_THREADS + t < n && held[i] >= low)
-            atomicAdd(&r.count[bin_of(held[i])], 1);
+        in |= row_of(i) < n && held[i] >= low ? 1u << i : 0u;
+    if (by_value)
+#pragma unroll
+        for (int i = 0; i < HELD; i++) {
+            if ((in >> i & 1u) != 0)
+                atomicAdd(&r.count[bin_of(held[i])], 1);
+        }
+    else
+#pragma unroll
+        for (int i = 0; i < HELD; i++) {
+            if ((in >> i & 1u) != 0)
+                atomicAdd(&r.count[(held[i] - low) >> shift], 1);
+        }
     for (int64_t j = HELD * SELECT_THREADS + t; j < n; j += SELECT_THREADS) {
         uint32_t key = key_of(__ldcg(&scores[j]));
         if (key >= low)
@@ -510,27 +555,26 @@ static __global__ void __launch_bounds__(SELECT_THREADS)
         return;
     }
     int edge = r.edge, places = r.places;
-    /* Few are: first which, then each in its turn. */
-    unsigned in = 0;
+    auto put = [&](uint32_t key, int bin, uint32_t row) {
+        best[atomicAdd(&r.next[bin], 1)] = (uint64_t)key << 32 | (0xffffffffu - row);
+    };
+    if (by_value)
 #pragma unroll
-    for (int i = 0; i < HELD; i++)
-        in |=
-            i * SELECT_THREADS + t < n && held[i] >= low && bin_of(held[i]) >= edge ? 1u << i : 0u;
-    while (in != 0) {
-        int which = __ffs((int)in) - 1;
-        uint32_t key = 0;
+        for (int i = 0; i < HELD; i++) {
+            if ((in >> i & 1u) != 0 && bin_of(held[i]) >= edge)
+                put(held[i], bin_of(held[i]), (uint32_t)row_of(i));
+        }
+    else
 #pragma unroll
-        for (int i = 0; i < HELD; i++)
-            key = i == which ? held[i] : key;
-        in &= in - 1;
-        best[atomicAdd(&r.next[bin_of(key)], 1)] =
-            (uint64_t)key << 32 | (0xffffffffu - (uint32_t)(which * SELECT_THREADS + t));
-    }
+        for (int i = 0; i < HELD; i++) {
+            if ((in >> i & 1u) != 0 && held[i] - low >= (uint32_t)edge << shift)
+                put(held[i], (int)((held[i] - low) >> shift), (uint32_t)row_of(i));
+        }
     for (int64_t j = HELD * SELECT_THREADS + t; j < n; j += SELECT_THREADS) {
         uint32_t key = key_of(__ldcg(&scores[j]));
         int at = bin_of(key);
         if (key >= low && at >= edge)
-            best[atomicAdd(&r.next[at], 1)] = (uint64_t)key << 32 | (0xffffffffu - (uint32_t)j);
+            put(key, at, (uint32_t)j);
     }
     __syncthreads();
     for (int i = t; i < places; i += SELECT_THREADS) {

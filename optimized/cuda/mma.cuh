@@ -55,7 +55,7 @@
 
 enum { CU_CHUNK = 256, CU_PARTS = 3 };
 
-/* ---- bits ----------------------------------------------------------------------------------- */
+/* ---- bits ------------------------------------------------------------------------------------ */
 
 /* Two bf16: a * b + c, rounded once. */
 CU_BOTH uint32_t cu_fma_bf16x2(uint32_t a, uint32_t b, uint32_t c)
@@ -167,8 +167,7 @@ CU_BOTH void cu_split(float x, uint32_t part[CU_PARTS])
     part[2] = cu_bits_of(rest - cu_float_of(part[1])) & 0xffff0000u;
 }
 
-/* ---- IQ2_XXS's tables -------------------------------------------------------------------------
- */
+/* ---- IQ2_XXS's tables ------------------------------------------------------------------------ */
 
 /* A nibble a column: the level (0, 1, 2) of a book entry, 4 where the sign byte has a bit. COPIES
  * words side by side, one for each few lanes, so that lanes seldom meet in a bank. */
@@ -177,8 +176,7 @@ typedef struct {
     uint32_t book[256][CU_IQ2_COPIES], signs[128][CU_IQ2_COPIES];
 } cu_iq2_words;
 
-/* ---- rows -------------------------------------------------------------------------------------
- */
+/* ---- rows ------------------------------------------------------------------------------------ */
 
 /* Codes of one row: load(chunk, block, t, ...) fetches SPAN blocks of 32 columns, `block` being a
  * multiple of SPAN; expand(k, v) gives block + k. Blocks that lie beyond the row's end are not
@@ -355,13 +353,14 @@ template <> struct row_scale<DSV4_MXFP4> {
     }
 };
 
-/* ---- Q8_0: 128 + the low seven bits, less 128 or, if the sign bit is set, 256 */
+/* ---- Q8_0: 0x4300 and a code is p = 128 + code, or 512 + 2 code if that is negative: the code is
+ * p * m + c with m = 1, c = -128, or m = 1/2, c = -256. */
 
 CU_BOTH uint32_t cu_int8_pair(uint32_t bytes, int i)
 {
     uint32_t p = cu_bytes(bytes, 0x43434343u, i == 0 ? 0x4140u : 0x4342u);
-    /* less: 0x4300 or 0x4380, with the sign bit of bf16 */
-    return cu_fma_bf16x2(p & 0xff7fff7fu, 0x3f803f80u, (p & 0xff80ff80u) | 0x80008000u);
+    uint32_t m = (p & 0x00800080u) ^ 0x3f803f80u;
+    return cu_fma_bf16x2(p, m, cu_fma_bf16x2(m, 0x43804380u, 0xc3c0c3c0u));
 }
 
 template <> struct row_codes<DSV4_Q8_0> {
@@ -522,8 +521,7 @@ template <> struct row_scale<DSV4_IQ2_XXS> {
     }
 };
 
-/* ---- minima -----------------------------------------------------------------------------------
- */
+/* ---- minima ---------------------------------------------------------------------------------- */
 
 /* A's words of one row for the mma of the minima: slots 2t, 2t+1 and (Q2_K) 2t+8, 2t+9. */
 template <int TYPE> struct row_minima {
@@ -551,8 +549,7 @@ template <> struct row_minima<DSV4_Q2_K> {
     }
 };
 
-/* ---- mma --------------------------------------------------------------------------------------
- */
+/* ---- mma ------------------------------------------------------------------------------------- */
 
 #ifdef __CUDACC__
 __device__ __forceinline__ void cu_mma16(float c[4], uint32_t a0, uint32_t a1, uint32_t a2,

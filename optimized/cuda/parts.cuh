@@ -119,38 +119,38 @@ typedef struct {
 
 /* sum += the products of a step, for several tiles of eight columns. The small products are added
  * up by themselves and joined by an ordinary addition: the tensor cores cut off when they add, and
- * the steps' small sums do not wait for each other. A, B: whether a side has three parts, or one.
- */
-template <int TILES, bool A, bool B>
+ * the steps' small sums do not wait for each other. a3, b3: whether a side has three parts, or one.
+ * Known when it is compiled, they make straight code; known to the warp, branches that keep the
+ * tiles in turn. Which is faster was measured: attention takes the one, the indexer the other. */
+template <int TILES>
 __device__ __forceinline__ void mma_parts(float sum[TILES][4], const uint32_t a[3][4],
-                                          const b_parts b[TILES])
+                                          const b_parts b[TILES], bool a3, bool b3)
 {
     float rest[TILES][4] = {};
-    if (A)
+    if (a3)
 #pragma unroll
         for (int n = 0; n < TILES; n++)
             mma_bf16(rest[n], a[2], b[n].two.x, b[n].two.y);
-    if (B)
+    if (b3)
 #pragma unroll
         for (int n = 0; n < TILES; n++)
             mma_bf16(rest[n], a[0], b[n].third.x, b[n].third.y);
-    if (A && B)
+    if (a3 && b3)
 #pragma unroll
         for (int n = 0; n < TILES; n++)
             mma_bf16(rest[n], a[1], b[n].two.z, b[n].two.w);
-    if (A)
+    if (a3)
 #pragma unroll
         for (int n = 0; n < TILES; n++)
             mma_bf16(rest[n], a[1], b[n].two.x, b[n].two.y);
-    if (B)
+    if (b3 && !MUTANT(40)) /* the second part of one side forgotten */
 #pragma unroll
         for (int n = 0; n < TILES; n++)
-            if (!MUTANT(40)) /* the second part of one side forgotten */
-                mma_bf16(rest[n], a[0], b[n].two.z, b[n].two.w);
+            mma_bf16(rest[n], a[0], b[n].two.z, b[n].two.w);
 #pragma unroll
     for (int n = 0; n < TILES; n++)
         mma_bf16(sum[n], a[0], b[n].two.x, b[n].two.y);
-    if (A || B)
+    if (a3 || b3)
 #pragma unroll
         for (int n = 0; n < TILES; n++)
 #pragma unroll
@@ -158,7 +158,7 @@ __device__ __forceinline__ void mma_parts(float sum[TILES][4], const uint32_t a[
                 sum[n][e] += rest[n][e];
 }
 
-/* step(A, B) for the sides at hand; one part times three is the same as three times three. */
+/* step(A, B) for the sides at hand, as types; one part times three is done as three times three. */
 template <class STEP> __device__ __forceinline__ void by_parts(bool a, bool b, STEP step)
 {
     if (a)

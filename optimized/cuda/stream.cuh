@@ -13,8 +13,7 @@
 
 enum { TILE = 16, PIECE = 16 /* bytes of a copy */ };
 
-/* ---- asynchronous copies ----------------------------------------------------------------------
- */
+/* ---- asynchronous copies --------------------------------------------------------------------- */
 
 __device__ __forceinline__ uint32_t shared_address(const void *p)
 {
@@ -41,8 +40,7 @@ template <int N> __device__ __forceinline__ void copies_wait() /* for all groups
     asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
 }
 
-/* ---- units ------------------------------------------------------------------------------------
- */
+/* ---- units ----------------------------------------------------------------------------------- */
 
 /* COLS columns of 16 rows: BYTES of a row, which lie in at most PIECES copies; rows STRIDE apart in
  * shared memory, so that the lanes' loads meet in few banks; behind them the rows' scales, SCALE
@@ -73,8 +71,7 @@ CU_UNIT_SHAPE(DSV4_Q2_K, 512, 12, 208, 0, 3);
 CU_UNIT_SHAPE(DSV4_IQ2_XXS, 512, 10, 176, 0, 2);
 #undef CU_UNIT_SHAPE
 
-/* ---- a block's work ---------------------------------------------------------------------------
- */
+/* ---- a block's work -------------------------------------------------------------------------- */
 
 enum { MOST_TOKENS = 4 };
 
@@ -165,8 +162,7 @@ __host__ __device__ __forceinline__ size_t lay_out(const cu_tensor *w, int warps
     return at;
 }
 
-/* ---- the vectors ------------------------------------------------------------------------------
- */
+/* ---- the vectors ----------------------------------------------------------------------------- */
 
 __device__ __forceinline__ void store_parts(uint8_t *to, int ld, const float v[4])
 {
@@ -225,8 +221,9 @@ __device__ __forceinline__ void split_vectors(const gemv_job &g, const gemv_room
 #pragma unroll
                     for (int step = 1; step < SUM / 4; step *= 2)
                         sum += __shfl_xor_sync(0xffffffffu, sum, step);
-                    if (i < quads && i % (SUM / 4) == 0 &&
-                        !(MUTANT(25) && t > 0)) { /* sums not renewed */
+                    /* the last sum stale */
+                    bool stale = MUTANT(25) && i + SUM / 4 >= quads;
+                    if (i < quads && i % (SUM / 4) == 0 && !stale) {
                         uint32_t part[CU_PARTS];
                         cu_split(sum, part);
 #pragma unroll
@@ -240,8 +237,7 @@ __device__ __forceinline__ void split_vectors(const gemv_job &g, const gemv_room
     }
 }
 
-/* ---- reading a unit ---------------------------------------------------------------------------
- */
+/* ---- reading a unit -------------------------------------------------------------------------- */
 
 /* A row's codes from shared memory, where a few bytes more may be read than are the row's. */
 template <int TYPE> struct row_reader {
@@ -343,8 +339,7 @@ template <> struct row_reader<DSV4_MXFP4> {
     }
 };
 
-/* ---- a warp -----------------------------------------------------------------------------------
- */
+/* ---- a warp ---------------------------------------------------------------------------------- */
 
 template <int TYPE, int T, int WARPS> struct streamer {
     typedef row_shape<TYPE> S;
