@@ -242,7 +242,7 @@ void cases_attention(kernel_run *k)
         one_attention(k, &s, FILL_NOISE, false);
     }
     for (int s = 0; s < COUNT(many); s++)
-        for (fill f = FILL_OUTLIER; f < FILL_COUNT; f++)
+        for (fill f = FILL_NONFINITE; f < FILL_COUNT; f++)
             one_attention(k, &many[s], f, false);
     one_attention(k, &flash, FILL_NOISE, true);
     one_attention(k, &flash_far, FILL_NOISE, true);

@@ -77,17 +77,23 @@ __device__ __forceinline__ const float *row_number(const cu_attention_args *a, c
     return j >= 0 && j < r->limit ? a->rows + (int64_t)j * a->dim : NULL;
 }
 
-/* Heads of a block: 8 TILES; AHEAD: tiles of rows on their way. */
-template <int TILES, int AHEAD> struct attention_room {
+/* Heads of a block: 8 TILES; AHEAD: tiles of rows on their way; TIGHT: rows and their parts share
+ * their place, and the next rows are asked for when these are used up. */
+template <int TILES, int AHEAD, bool TIGHT> struct attention_room {
     uint4 q[WARPS][TILES][STEPS][32]; /* first two parts, fragments in order of lane */
     uint2 q_third[WARPS][TILES][STEPS][32];
-    float4 raw[AHEAD][WARPS][STEPS][2][32]; /* rows as they come, each lane its own */
-    uint16_t v[WARPS][3][TILE][OWN];        /* their parts */
-    float4 part[2][WARPS][TILES][32];       /* of the scores: fragments, of a tile and the next */
+    float4 raw[TIGHT ? 1 : AHEAD][TIGHT ? 1 : WARPS][STEPS][2][32]; /* rows as they come, each lane
+                                                                     * its own */
+    __align__(16) uint16_t v[WARPS][3][TILE][OWN];                  /* their parts */
+    float4 part[2][WARPS][TILES][32]; /* of the scores: fragments, of a tile and the next */
     /* What is handed round: parts of the weights, [head][row], and factors of the heads: of what
      * was summed up to now, of a join (so far, this split), and at the end. */
     uint16_t p[3][TILES][8][P_STRIDE];
     float shrink[8 * TILES], first[8 * TILES], second[8 * TILES], last[8 * TILES], total[8 * TILES];
+    __device__ __forceinline__ float4 (*rows(int stage, int warp))[2][32]
+    {
+        return TIGHT ? (float4(*)[2][32])(void *)&v[warp][0][0][0] : raw[stage][warp];
+    }
 };
 
 /* Where a row's columns lie: their eights are dealt so that neither those who write four columns of
@@ -207,14 +213,15 @@ __device__ __forceinline__ float *part_at(const cu_attention_args *a, int64_t to
 }
 
 /* grid: splits or 1 (whole: all of them, out is written), heads, tokens */
-template <int TILES, int AHEAD>
+template <int TILES, int AHEAD, bool TIGHT>
 static __global__ void __launch_bounds__(THREADS, 1)
     attention(const __grid_constant__ cu_attention_args a, float scale, bool whole, float *out,
               bool bf16)
 {
     begin();
     extern __shared__ __align__(16) uint8_t memory[];
-    attention_room<TILES, AHEAD> *room = (attention_room<TILES, AHEAD> *)(void *)memory;
+    attention_room<TILES, AHEAD, TIGHT> *room =
+        (attention_room<TILES, AHEAD, TIGHT> *)(void *)memory;
     int64_t i = a.first + blockIdx.z;
     int head0 = (int)blockIdx.y * 8 * TILES, dim = a.dim;
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
@@ -234,7 +241,7 @@ static __global__ void __launch_bounds__(THREADS, 1)
         const float *row = (const float *)(uintptr_t)__shfl_sync(0xffffffffu, at, g);
         const float *row8 = (const float *)(uintptr_t)__shfl_sync(0xffffffffu, at, g + 8);
         bool in = row != NULL, in8 = row8 != NULL;
-        float4(*to)[2][32] = room->raw[stage][warp];
+        float4(*to)[2][32] = room->rows(stage, warp);
         int c = c0 + 4 * t;
         if (tile < end && quads) {
             row = (in ? row : a.q) + (c0 < dim ? c : 0);
@@ -301,7 +308,7 @@ static __global__ void __launch_bounds__(THREADS, 1)
         {
             float size = 0, dot[TILES][4] = {};
             uint32_t low = 0;
-            const float4(*mine)[2][32] = room->raw[stage][warp];
+            const float4(*mine)[2][32] = room->rows(stage, warp);
             float4 held[STEPS][2]; /* by narrow blocks, which have the registers */
 #pragma unroll
             for (int k = 0; k < STEPS; k++) {
@@ -314,7 +321,9 @@ static __global__ void __launch_bounds__(THREADS, 1)
             three = __any_sync(0xffffffffu, low != 0);
             plain = __any_sync(0xffffffffu, !has_parts(size));
             __syncwarp(); /* the parts of the last tile are used up */
-            by_parts(three, q_three, [&](auto A, auto B) {
+            if (TIGHT)
+                plain = plain || q_plain; /* needs the rows as they are */
+            auto multiply = [&](auto A, auto B) {
                 constexpr bool AS = decltype(A)::value, BS = decltype(B)::value;
                 constexpr int TWO = TILES < 2 ? TILES : 2; /* as many as there are registers for */
 #pragma unroll
@@ -340,7 +349,9 @@ static __global__ void __launch_bounds__(THREADS, 1)
                         mma_parts<TWO>(dot + n, f, b, AS, BS);
                     }
                 }
-            });
+            };
+            if (!TIGHT || !plain)
+                by_parts(three, q_three, multiply);
             __syncwarp();
             if (plain || q_plain) { /* raw values of other lanes, q from where it came */
                 const float *raw = (const float *)&mine[0][0][0];
@@ -369,7 +380,7 @@ static __global__ void __launch_bounds__(THREADS, 1)
 #pragma unroll
         for (int m = 0; m + 1 < AHEAD; m++)
             there[m] = there[m + 1];
-        if (!plain)
+        if (!plain && !TIGHT)
             there[AHEAD - 1] = fetch(tile + AHEAD, stage, next);
         if (!MUTANT(42)) /* scores added up before every warp has its share */
             __syncthreads();
@@ -437,7 +448,7 @@ static __global__ void __launch_bounds__(THREADS, 1)
         }
         /* Weights times values. */
         if (plain) {
-            const float *raw = (const float *)&room->raw[stage][warp][0][0][0];
+            const float *raw = (const float *)&room->rows(stage, warp)[0][0][0];
 #pragma unroll 1
             for (int row = 0; row < TILE; row++) {
                 if ((seen >> row & 1u) == 0)
@@ -480,6 +491,10 @@ static __global__ void __launch_bounds__(THREADS, 1)
                     mma_parts<TILES>(o[k], f, b, AS, true);
                 }
             });
+            if (TIGHT) {
+                __syncwarp();
+                there[AHEAD - 1] = fetch(tile + AHEAD, stage, next);
+            }
         }
         next = listed(&r, (tile + AHEAD + 1) * TILE + lane % TILE);
         stage = stage + 1 < AHEAD ? stage + 1 : 0;
@@ -655,32 +670,34 @@ extern "C" int64_t cu_attention_scratch(int64_t n, int heads, int dim, int split
     return (n < AT_ONCE ? n : (int64_t)AT_ONCE) * splits * ((heads + 7) / 8) * part_floats(dim);
 }
 
-template <int TILES, int AHEAD>
+template <int TILES, int AHEAD, bool TIGHT>
 static void launch(cu_stream s, const cu_attention_args *a, bool whole, float *out, bool bf16)
 {
     static bool raised;
-    size_t shared = sizeof(attention_room<TILES, AHEAD>);
+    size_t shared = sizeof(attention_room<TILES, AHEAD, TIGHT>);
+    void (*kernel)(cu_attention_args, float, bool, float *, bool) = attention<TILES, AHEAD, TIGHT>;
     if (!raised)
-        raised = cudaFuncSetAttribute(attention<TILES, AHEAD>,
-                                      cudaFuncAttributeMaxDynamicSharedMemorySize,
+        raised = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                       (int)shared) == cudaSuccess;
     dim3 grid(whole ? 1u : (unsigned)a->splits, cu_blocks(a->heads, 8 * TILES), (unsigned)a->n);
-    void (*kernel)(cu_attention_args, float, bool, float *, bool) = attention<TILES, AHEAD>;
     LAUNCH("attention", a->n * a->heads * a->dim, kernel, grid, THREADS, shared, s, *a,
            (float)(1.0 / sqrt((double)a->dim)), whole, out, bf16);
 }
 
 extern "C" void cu_attention(cu_stream s, const cu_attention_args *args, float *out, bool bf16)
 {
+    enum { NARROWEST = 32 }; /* these go the tight way everywhere, so that every device tries it */
     cu_attention_args a = *args;
     bool whole = a.n > AT_ONCE, wide = a.n >= WIDE_FROM && a.heads > 8 * NARROW;
     if (a.n <= 0)
         return;
     a.first = 0;
-    if (wide)
-        launch<WIDE, 1>(s, &a, whole, out, bf16);
+    if (a.dim <= NARROWEST || cu_most_shared() < sizeof(attention_room<WIDE, 1, false>))
+        launch<NARROW, 1, true>(s, &a, whole, out, bf16);
+    else if (wide)
+        launch<WIDE, 1, false>(s, &a, whole, out, bf16);
     else
-        launch<NARROW, 3>(s, &a, whole, out, bf16);
+        launch<NARROW, 3, false>(s, &a, whole, out, bf16);
     if (whole)
         return;
     dim3 join(cu_blocks(a.dim, OWN), cu_blocks(a.heads, 8), (unsigned)a.n);

@@ -103,6 +103,18 @@ __device__ __forceinline__ void begin()
     wait_for_previous();
 }
 
+/* Bytes of shared memory that a block may ask for. */
+static inline size_t cu_most_shared()
+{
+    static int most = -1;
+    int device = 0;
+    if (most < 0 && (cudaGetDevice(&device) != cudaSuccess ||
+                     cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin,
+                                            device) != cudaSuccess))
+        most = 48 * 1024;
+    return (size_t)most;
+}
+
 static inline unsigned cu_blocks(int64_t n, int64_t per)
 {
     return (unsigned)((n + per - 1) / per);

@@ -195,7 +195,8 @@ static __global__ void __launch_bounds__(SCORE_THREADS, 1)
     wait_fetched<0>();
 }
 
-/* Rows of any width: a thread a row, nothing but plain sums. */
+/* Rows of any width, and devices with little shared memory: a thread a row, nothing but plain sums.
+ */
 static __global__ void indexer_scores_wide(const float *q, const float *rows, const float *w,
                                            int heads, int dim, int64_t n_rows, const int64_t *pos0,
                                            int ratio, bool bf16, float *scores, int64_t ld)
@@ -223,7 +224,7 @@ extern "C" void cu_indexer_scores(cu_stream s, const float *q, const float *rows
     static bool raised;
     if (n <= 0 || n_rows <= 0)
         return;
-    if (dim > 16 * STEPS) {
+    if (dim > 16 * STEPS || cu_most_shared() < 2 * sizeof(score_room)) {
         dim3 grid(cu_blocks(n_rows, 64), (unsigned)n);
         LAUNCH("indexer_scores", n * n_rows * dim, indexer_scores_wide, grid, 64, 0, s, q, rows, w,
                heads, dim, n_rows, pos0, ratio, bf16, scores, ld);
