@@ -26,12 +26,13 @@ static const char help[] =
     "  --numerics N     math, qat, deployed\n"
     "  --mtp FILE       run this MTP layer too; without it none runs\n"
     "  --engine cuda    tokens per second alone; cuda-bench measures shares and operators\n"
+    "  --sequences N    (cuda) also N conversations decoded together, a token of each a step\n"
     "  --json FILE      schema dsv4check-bench-1 (reports/BENCH.md)\n"
     "  --quiet, --no-progress\n";
 
-static const char *const allowed[] = {"model",  "engine",      "context", "prefill", "decode",
-                                      "repeat", "numerics",    "mtp",     "threads", "chunk",
-                                      "json",   "no-progress", "quiet",   NULL};
+static const char *const allowed[] = {"model",     "engine",   "context",     "prefill", "decode",
+                                      "repeat",    "numerics", "mtp",         "threads", "chunk",
+                                      "sequences", "json",     "no-progress", "quiet",   NULL};
 
 /* A run under way. */
 typedef struct {
@@ -378,6 +379,48 @@ static dsv4_status fill_report(const options *o, const char *engine_given, int a
                : dsv4_fail(err, DSV4_E_MACHINE, "out of memory");
 }
 
+/* N conversations of `prefill` tokens each, then a token of each a step. alone: tokens/s of one. */
+static dsv4_status measure_together(engine *e, const dsv4_model *m, dsv4_session_options so, int n,
+                                    int64_t prefill, int64_t decode, double alone, dsv4_error *err)
+{
+    size_t vocab = (size_t)m->config.vocab_size, length = (size_t)(prefill + decode);
+    engine_session **s = dsv4_alloc((size_t)n, sizeof(engine_session *), "sessions", err);
+    int32_t *text = dsv4_alloc(length, sizeof *text, "tokens", err);
+    int32_t *next = dsv4_alloc((size_t)n, sizeof *next, "tokens", err);
+    float *logits = dsv4_alloc((size_t)n * vocab, sizeof *logits, "logits", err);
+    engine_batch *b = NULL;
+    dsv4_status status = s && text && next && logits ? DSV4_OK : DSV4_E_MACHINE;
+    for (int i = 0; i < n && status == DSV4_OK; i++) {
+        for (size_t k = 0; k < length; k++)
+            text[k] = (int32_t)((k * 7919 + 13 + (size_t)i * 101) % vocab);
+        status = engine_session_new(e, &so, &s[i], err);
+        if (status == DSV4_OK)
+            status = engine_session_append(s[i], text, prefill, NULL, err);
+    }
+    if (status == DSV4_OK)
+        status = engine_batch_new(e, s, n, &b, err);
+    if (status == DSV4_OK) /* the first step is recorded */
+        status = engine_batch_append(b, next, logits, err);
+    double start = now_seconds();
+    for (int64_t k = 1; k < decode && status == DSV4_OK; k++) {
+        for (int i = 0; i < n; i++)
+            next[i] = (int32_t)(((size_t)(prefill + k) * 7919 + 13 + (size_t)i * 101) % vocab);
+        status = engine_batch_append(b, next, logits, err);
+    }
+    double each = (now_seconds() - start) / (double)(decode - 1);
+    if (status == DSV4_OK)
+        printf("together %6d sequences %8.3f ms a step %9.1f tokens/s, %.1f times one\n", n,
+               1e3 * each, n / each, n / each / alone);
+    engine_batch_free(b);
+    for (int i = 0; s != NULL && i < n; i++)
+        engine_session_free(s[i]);
+    free(s);
+    free(text);
+    free(next);
+    free(logits);
+    return status;
+}
+
 /* An engine that has no table of operators: its sessions are timed as they are. */
 static dsv4_status measure_sessions(const dsv4_model *m, engine *e, const options *o,
                                     dsv4_numerics numerics, dsv4_error *err)
@@ -409,6 +452,9 @@ static dsv4_status measure_sessions(const dsv4_model *m, engine *e, const option
            after_prefill - start, (double)prefill / (after_prefill - start));
     printf("decode   %6lld tokens  %8.3f s  %9.1f tokens/s\n", (long long)decode,
            end - after_prefill, (double)decode / (end - after_prefill));
+    if (o->sequences > 0)
+        status = measure_together(e, m, so, o->sequences, prefill, decode,
+                                  (double)decode / (end - after_prefill), err);
 done:
     engine_session_free(s);
     free(tokens);
@@ -459,6 +505,17 @@ int cmd_bench(int argc, char **argv)
     if (status != DSV4_OK)
         goto done;
     e = opened;
+    if (o.sequences > 0 && !engine_batches(e)) {
+        status =
+            dsv4_fail(&err, DSV4_E_INPUT,
+                      "--sequences: engine %s decodes one session at a time (several: cuda)", name);
+        goto done;
+    }
+    if (o.sequences > 0 && (o.decode == 1 || o.mtp != NULL)) {
+        status = dsv4_fail(&err, DSV4_E_INPUT,
+                           "--sequences: expected at least 2 tokens to decode and no MTP layer");
+        goto done;
+    }
     if (!engine_uses_threads(e) && engine_ops(e) == NULL) { /* not this machine's memory */
         if (o.json != NULL)
             status =

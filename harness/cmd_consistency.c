@@ -13,8 +13,11 @@ static const char help[] =
     "at every residue mod 4 and around the sliding window and the ratio-128 boundary; with the "
     "state\n"
     "saved and restored at such cuts; again from the start; as a second request. The logits of\n"
-    "every position must be those of the one piece. Cuts that do not fit N are skipped. Engines "
-    "that\n"
+    "every position must be those of the one piece. Cuts that do not fit N are skipped. The same "
+    "bits\n"
+    "are asked of: a run that nobody listens to, one whose every tap is heard, one beside another\n"
+    "session, and, of engines that decode several sequences together (cuda), each of those. "
+    "Engines that\n"
     "use threads: also with 1, 2, 3, 4 and 7 of them, in one piece and in chunks; the same bits.\n"
     "\n"
     "  --engine E    ref (default), cpu, ... (dsv4check list engines)\n"
@@ -50,7 +53,7 @@ static void hear_logits(void *ctx, dsv4_tap_id id, int layer, int64_t position, 
 {
     logits_track *t = ctx;
     (void)layer;
-    if (position >= t->n || (int64_t)n != t->vocab)
+    if (!want_logits(ctx, id, layer, position) || position >= t->n || (int64_t)n != t->vocab)
         return;
     memcpy((id == DSV4_TAP_LOGITS ? t->main : t->mtp) + position * t->vocab, data,
            n * sizeof(float));
@@ -64,7 +67,7 @@ typedef struct {
     int32_t *tokens;
     int64_t n;
     logits_track one, other;
-    const budget *limit, *same_bits; /* of cuts; of thread counts */
+    const budget *limit, *same_bits, *company; /* of cuts; of thread counts; of who is there */
     int threads;
     results *r;
     progress *bar;
@@ -76,7 +79,19 @@ typedef struct {
     int chunk;
     bool restore; /* save at the cut, run on, come back, run on again */
     bool second;  /* after another request on the same session */
+    bool unheard; /* token by token, logits from the call; nobody listens */
+    bool every;   /* every tap is heard */
+    bool beside;  /* in turn with another session, which has another text */
 } cut;
+
+static bool want_all(void *ctx, dsv4_tap_id id, int layer, int64_t position)
+{
+    (void)ctx;
+    (void)id;
+    (void)layer;
+    (void)position;
+    return true;
+}
 
 static dsv4_status append_range(bench *x, engine_session *s, int64_t from, int64_t to, int64_t step,
                                 dsv4_error *err)
@@ -88,14 +103,37 @@ static dsv4_status append_range(bench *x, engine_session *s, int64_t from, int64
     return status;
 }
 
+static dsv4_status decode_unheard(bench *x, engine_session *s, logits_track *into, dsv4_error *err)
+{
+    dsv4_status status = DSV4_OK;
+    for (int64_t i = 0; i < x->n && status == DSV4_OK; i++)
+        status = engine_session_append(s, x->tokens + i, 1, into->main + i * into->vocab, err);
+    return status;
+}
+
+/* Pieces of `step` tokens in turn with another session's, whose text runs backwards. */
+static dsv4_status append_in_turn(bench *x, engine_session *s, engine_session *other, int64_t step,
+                                  dsv4_error *err)
+{
+    dsv4_status status = DSV4_OK;
+    for (int64_t at = 0; at < x->n && status == DSV4_OK; at += step) {
+        int64_t n = x->n - at < step ? x->n - at : step;
+        for (int64_t i = 0; i < n && status == DSV4_OK; i += 2)
+            status = engine_session_append(other, x->tokens + x->n - 1 - at - i, 1, NULL, err);
+        if (status == DSV4_OK)
+            status = engine_session_append(s, x->tokens + at, n, NULL, err);
+    }
+    return status;
+}
+
 static dsv4_status run_cut(bench *x, const cut *c, logits_track *into, dsv4_error *err)
 {
     dsv4_session_options so = {.numerics = x->numerics,
                                .max_positions = x->n,
                                .mtp = x->model->mtp != NULL,
                                .chunk = c->chunk};
-    dsv4_taps taps = {.ctx = into, .want = want_logits, .tap = hear_logits};
-    engine_session *s = NULL;
+    dsv4_taps taps = {.ctx = into, .want = c->every ? want_all : want_logits, .tap = hear_logits};
+    engine_session *s = NULL, *other = NULL;
     void *saved = NULL;
     size_t bytes = 0;
     int64_t step = c->step > 0 ? c->step : x->n;
@@ -110,7 +148,13 @@ static dsv4_status run_cut(bench *x, const cut *c, logits_track *into, dsv4_erro
     memset(into->main, 0, (size_t)(into->n * into->vocab) * sizeof(float));
     memset(into->mtp, 0, (size_t)(into->n * into->vocab) * sizeof(float));
     into->heard = 0;
+    if (c->unheard)
+        status = decode_unheard(x, s, into, err);
     engine_session_set_taps(s, &taps);
+    if (status == DSV4_OK && c->beside)
+        status = engine_session_new(x->e, &so, &other, err);
+    if (status == DSV4_OK && c->beside)
+        status = append_in_turn(x, s, other, step, err);
     if (status == DSV4_OK && c->at > 0)
         status = append_range(x, s, 0, c->at, x->n, err);
     if (status == DSV4_OK && c->restore)
@@ -122,8 +166,9 @@ static dsv4_status run_cut(bench *x, const cut *c, logits_track *into, dsv4_erro
             status = engine_session_restore(s, saved, bytes, err);
         engine_session_set_taps(s, &taps);
     }
-    if (status == DSV4_OK)
+    if (status == DSV4_OK && !c->unheard && !c->beside)
         status = append_range(x, s, c->at, x->n, step, err);
+    engine_session_free(other);
     engine_session_free(s);
     free(saved);
     return status;
@@ -211,8 +256,8 @@ static dsv4_status check_cut(bench *x, const cut *c, const char *name, dsv4_erro
     dsv4_status status = run_cut(x, c, &x->other, err);
     if (status != DSV4_OK)
         return status;
-    bool mtp = x->model->mtp != NULL;
-    if (x->other.heard != x->one.heard)
+    bool mtp = x->model->mtp != NULL && !c->unheard;
+    if (!c->unheard && x->other.heard != x->one.heard)
         return dsv4_fail(err, DSV4_E_MACHINE, "%s: %lld rows of logits, one piece gave %lld", name,
                          (long long)x->other.heard, (long long)x->one.heard);
     const result *main = judge_track(x, name, DSV4_TAP_LOGITS, x->one.main, x->other.main, x->n);
@@ -256,6 +301,99 @@ static dsv4_status all_relations(bench *x, dsv4_error *err)
         status = check_cut(x, &(cut){.chunk = (int)x->n}, "run to run", err);
     if (status == DSV4_OK)
         status = check_cut(x, &(cut){.second = true}, "second request", err);
+    return status;
+}
+
+/* Whose company a token has, and who listens, must not show in any bit. */
+static dsv4_status company_relations(bench *x, dsv4_error *err)
+{
+    const budget *limit = x->limit;
+    x->limit = x->company;
+    dsv4_status status = check_cut(x, &(cut){.unheard = true}, "nobody listens", err);
+    if (status == DSV4_OK)
+        status = check_cut(x, &(cut){.every = true, .chunk = (int)x->n}, "every tap heard", err);
+    if (status == DSV4_OK)
+        status = check_cut(x, &(cut){.every = true, .step = 1}, "every tap heard, decode", err);
+    if (status == DSV4_OK)
+        status = check_cut(x, &(cut){.beside = true, .step = 7}, "beside another session", err);
+    x->limit = limit;
+    return status;
+}
+
+/* Sequences of different texts and lengths, some on the verge of a window's or a ratio's end. */
+enum { TOGETHER = 4, STEPS = 12 };
+
+static void text_of(const bench *x, int sequence, int64_t at, int64_t n, int32_t *out)
+{
+    for (int64_t i = 0; i < n; i++)
+        out[i] = x->tokens[(at + i) * (2 * sequence + 1) % x->n];
+}
+
+/* The logits of STEPS tokens of each sequence, [TOGETHER][STEPS][V]: together or one by one. */
+static dsv4_status run_sequences(bench *x, bool together, float *logits, dsv4_error *err)
+{
+    static const int64_t before[TOGETHER] = {1, 70, 120, 7};
+    int64_t vocab = x->one.vocab;
+    dsv4_session_options so = {.numerics = x->numerics, .max_positions = 120 + STEPS, .chunk = 40};
+    engine_session *s[TOGETHER] = {NULL};
+    engine_batch *b = NULL;
+    int32_t text[120 + STEPS], next[TOGETHER];
+    float *row = dsv4_alloc((size_t)(TOGETHER * vocab), sizeof *row, "logits", err);
+    dsv4_status status = row != NULL ? DSV4_OK : DSV4_E_MACHINE;
+    for (int i = 0; i < TOGETHER && status == DSV4_OK; i++) {
+        text_of(x, i, 0, before[i], text);
+        so.max_positions = before[i] + STEPS; /* each its own */
+        status = engine_session_new(x->e, &so, &s[i], err);
+        if (status == DSV4_OK)
+            status = engine_session_append(s[i], text, before[i], NULL, err);
+    }
+    if (status == DSV4_OK && together)
+        status = engine_batch_new(x->e, s, TOGETHER, &b, err);
+    for (int k = 0; k < STEPS && status == DSV4_OK; k++) {
+        for (int i = 0; i < TOGETHER; i++)
+            text_of(x, i, before[i] + k, 1, &next[i]);
+        if (together)
+            status = engine_batch_append(b, next, row, err);
+        for (int i = 0; i < TOGETHER && status == DSV4_OK; i++) {
+            if (!together)
+                status = engine_session_append(s[i], &next[i], 1, row + i * vocab, err);
+            memcpy(logits + (i * STEPS + k) * vocab, row + i * vocab,
+                   (size_t)vocab * sizeof *logits);
+        }
+    }
+    engine_batch_free(b);
+    for (int i = 0; i < TOGETHER; i++)
+        engine_session_free(s[i]);
+    free(row);
+    return status;
+}
+
+static dsv4_status sequences_relation(bench *x, dsv4_error *err)
+{
+    static const char name[] = "several sequences together";
+    const budget *limit = x->limit;
+    size_t all = (size_t)(TOGETHER * STEPS * x->one.vocab);
+    if (!engine_batches(x->e)) {
+        results_missing(x->r, "%s: engine %s decodes one session at a time", name,
+                        engine_name(x->e));
+        return DSV4_OK;
+    }
+    float *alone = dsv4_alloc(all, sizeof *alone, "logits", err);
+    float *together = dsv4_alloc(all, sizeof *together, "logits", err);
+    dsv4_status status = alone != NULL && together != NULL ? DSV4_OK : DSV4_E_MACHINE;
+    if (status == DSV4_OK)
+        status = run_sequences(x, false, alone, err);
+    if (status == DSV4_OK)
+        status = run_sequences(x, true, together, err);
+    x->limit = x->company;
+    if (status == DSV4_OK &&
+        judge_track(x, name, DSV4_TAP_LOGITS, alone, together, TOGETHER * STEPS) == NULL)
+        status = dsv4_fail(err, DSV4_E_MACHINE, "out of memory for results");
+    x->limit = limit;
+    x->r->cases += status == DSV4_OK;
+    progress_step(x->bar, name);
+    free(alone);
+    free(together);
     return status;
 }
 
@@ -319,6 +457,10 @@ int cmd_consistency(int argc, char **argv)
                                                          WEIGHTS_EXACT, ROWS_CLEAN)) == NULL)
         status = dsv4_fail(&err, DSV4_E_INPUT, "budgets: no line @threads for numerics %s",
                            dsv4_numerics_name(x.numerics));
+    if (status == DSV4_OK && (x.company = budgets_find(&budgets, "@company", x.numerics,
+                                                       WEIGHTS_EXACT, ROWS_CLEAN)) == NULL)
+        status = dsv4_fail(&err, DSV4_E_INPUT, "budgets: no line @company for numerics %s",
+                           dsv4_numerics_name(x.numerics));
     if (status == DSV4_OK)
         status = dsv4_model_open(o.model, &m, &err);
     if (status == DSV4_OK && o.mtp != NULL)
@@ -363,8 +505,16 @@ int cmd_consistency(int argc, char **argv)
         seed = seed * 1664525u + 1013904223u;
         x.tokens[i] = (int32_t)((seed >> 8) % (uint32_t)m->config.vocab_size);
     }
-    progress_start(&bar, engine_uses_threads(e) ? 49 : 39, !o.quiet && !o.no_progress);
+    progress_start(&bar,
+                   engine_uses_threads(e) ? 53
+                   : engine_batches(e)    ? 44
+                                          : 43,
+                   !o.quiet && !o.no_progress);
     status = all_relations(&x, &err);
+    if (status == DSV4_OK)
+        status = company_relations(&x, &err);
+    if (status == DSV4_OK)
+        status = sequences_relation(&x, &err);
     if (status == DSV4_OK && engine_uses_threads(e))
         status = thread_relations(&x, &err);
     progress_end(&bar);

@@ -375,6 +375,53 @@ struct dsv4_engine *engine_session_cpu(engine_session *s)
     return s->calls == &cpu_calls ? s->impl : NULL;
 }
 
+bool engine_batches(const engine *e)
+{
+    return e->cuda != NULL;
+}
+
+struct engine_batch {
+    dsv4_cuda_batch *impl;
+};
+
+dsv4_status engine_batch_new(engine *e, engine_session *const *sessions, int n, engine_batch **out,
+                             dsv4_error *err)
+{
+    dsv4_cuda_session *list[DSV4_CUDA_SEQUENCES];
+    *out = NULL;
+    if (!engine_batches(e))
+        return dsv4_fail(err, DSV4_E_INPUT,
+                         "engine %s decodes one session at a time (several: cuda)", e->name);
+    if (n > DSV4_CUDA_SEQUENCES)
+        return dsv4_fail(err, DSV4_E_INPUT, "a batch: expected up to %d sessions, found %d",
+                         (int)DSV4_CUDA_SEQUENCES, n);
+    engine_batch *b = dsv4_alloc(1, sizeof *b, "a batch", err);
+    if (b == NULL)
+        return DSV4_E_MACHINE;
+    for (int i = 0; i < n; i++)
+        list[i] = sessions[i]->impl;
+    dsv4_status status = dsv4_cuda_batch_new(list, n, &b->impl, err);
+    if (status == DSV4_OK)
+        *out = b;
+    else
+        free(b);
+    return status;
+}
+
+dsv4_status engine_batch_append(engine_batch *b, const int32_t *tokens, float *logits,
+                                dsv4_error *err)
+{
+    return dsv4_cuda_batch_append(b->impl, tokens, logits, err);
+}
+
+void engine_batch_free(engine_batch *b)
+{
+    if (b == NULL)
+        return;
+    dsv4_cuda_batch_free(b->impl);
+    free(b);
+}
+
 void engine_session_free(engine_session *s)
 {
     if (s == NULL)

@@ -459,6 +459,17 @@ dsv4_status engine_session_save(const engine_session *s, void **blob, size_t *by
 dsv4_status engine_session_restore(engine_session *s, const void *blob, size_t bytes,
                                    dsv4_error *err);
 
+/* Several conversations in one step (cuda): one token of each; positions may differ. The sessions
+ * must outlive it, have no MTP layer and, during a step, no listener. */
+typedef struct engine_batch engine_batch;
+bool engine_batches(const engine *e); /* can it? */
+dsv4_status engine_batch_new(engine *e, engine_session *const *sessions, int n, engine_batch **out,
+                             dsv4_error *err);
+/* tokens [n]; logits NULL or [n][V]. */
+dsv4_status engine_batch_append(engine_batch *b, const int32_t *tokens, float *logits,
+                                dsv4_error *err);
+void engine_batch_free(engine_batch *b);
+
 /* Runs cases[0..n): each one's tokens are a prefix of the last one's (n = 1: no sharing), so that
  * one pass serves them all. taps[i] hears case i. mtp: run the
  * MTP layer too; chunk: tokens of a prefill block, 0 = the engine's own. */
@@ -539,6 +550,7 @@ typedef struct {
     size_t n_rest;
     int threads;
     int64_t prefill, decode;
+    int sequences; /* decoded together; 0 = not given */
     bool quiet, no_progress, same_weights, no_share, no_replay, check, tensors, keys, help;
     int chunk, repeat;
     const char *captured, *bundle, *model_dir, *sha256;

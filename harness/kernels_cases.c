@@ -238,6 +238,69 @@ static void one_linear(kernel_run *k, dsv4_type type, int rows, int cols, int n,
     case_end(k);
 }
 
+/* A token's product is the same, bit for bit, alone and with others; bf16: of inputs that are bf16
+ * numbers, which some kernels take another way. */
+static void one_alone(kernel_run *k, dsv4_type type, int rows, int cols, int n, bool bf16)
+{
+    dsv4_tensor w;
+    if (!case_begin(k, false, "linear/%s/rows=%d,cols=%d,n=%d,%s,alone/noise",
+                    dsv4_format_of(type)->name, rows, cols, n, bf16 ? "bf16" : "float"))
+        return;
+    float *x = input_floats(k, (int64_t)n * cols, FILL_NOISE);
+    if (bf16) {
+        float *v = copy_floats(k, x, (int64_t)n * cols);
+        for (int i = 0; i < n * cols; i++)
+            v[i] = dsv4_bf16_to_f32(dsv4_f32_to_bf16(v[i]));
+        input_done(k, v);
+        x = v;
+    }
+    float *want = output_floats(k, (int64_t)n * rows), *got = output_floats(k, (int64_t)n * rows);
+    if (!input_tensor(k, type, rows, cols, FILL_NOISE, &w))
+        case_fail(k, "no memory");
+    k->impl->linear(&w, x, cols, n, got, rows);
+    for (int i = 0; i < n; i++)
+        k->impl->linear(&w, x + (int64_t)i * cols, cols, 1, want + (int64_t)i * rows, rows);
+    compare_floats(k, "y", want, got, (int64_t)n * rows, NULL, 0);
+    case_end(k);
+}
+
+/* Many tokens, at the edges of tiles of 16 to 128 tokens, of 128 rows and of 128 or 256 columns. */
+static void cases_linear_many(kernel_run *k, dsv4_type type, int step)
+{
+    static const int all[] = {16, 65, 129}, more[] = {31, 63, 64, 127, 128, 200};
+    int cols = step == 256 ? 512 : type == DSV4_FP8 || step == 1 ? 384 : 352;
+    for (int i = 0; i < COUNT(all); i++)
+        one_linear(k, type, 133, cols, all[i], 4, FILL_NOISE, false);
+    for (int i = 0; i < COUNT(more) && (type == DSV4_FP8 || type == DSV4_Q4_K); i++)
+        one_linear(k, type, 129, step == 256 ? 256 : 128, more[i], 0, FILL_NOISE, false);
+    one_linear(k, type, 20, cols, 17, 4, FILL_NONFINITE, false);
+    one_linear(k, type, 20, cols, 17, 4, FILL_OUTLIER, false);
+    for (int bf16 = 0; bf16 < 2; bf16++) {
+        one_alone(k, type, 133, step == 256 ? 768 : step == 1 ? 640 : 608, 33, bf16);
+        one_alone(k, type, 20, cols, 3, bf16);
+        one_alone(k, type, 20, cols, 130, bf16);
+    }
+}
+
+/* One to a few tokens where kernels stream tiles of 16 rows: a tile's last rows, a row shared by
+ * several warps, rows of one chunk of 256 columns, of many, of a part; vectors of any alignment. */
+static void cases_linear_few(kernel_run *k, dsv4_type type, int step)
+{
+    static const struct {
+        int rows, cols, n, pad;
+    } shapes[] = {{33, 1312, 1, 0}, {16, 416, 2, 0},  {17, 160, 5, 3},  {300, 544, 1, 0},
+                  {48, 4352, 4, 0}, {15, 8192, 1, 0}, {3, 20480, 1, 0}, {1100, 256, 1, 0}};
+    for (int i = 0; i < COUNT(shapes); i++) {
+        int cols = (shapes[i].cols + step - 1) / step * step;
+        one_linear(k, type, shapes[i].rows, cols, shapes[i].n, shapes[i].pad, FILL_NOISE, false);
+    }
+    EACH_FILL(f)
+    {
+        one_linear(k, type, 18, step == 256 ? 768 : 672, 1, 0, f, false);
+        one_linear(k, type, 18, step == 256 ? 512 : 288, 9, 0, f, false);
+    }
+}
+
 static void cases_linear(kernel_run *k)
 {
     static const int tokens[] = {0, 1, 2, 3, 4, 5, 31, 32, 33};
@@ -262,10 +325,14 @@ static void cases_linear(kernel_run *k)
             one_linear(k, types[t], 2, lengths[i], 1, 0, FILL_NOISE, false);
         for (int blocks = 1; step > 1 && blocks <= 5; blocks++)
             one_linear(k, types[t], 2, blocks * step, 1, 0, FILL_NOISE, false);
+        if (!decoded_only && types[t] != DSV4_Q4_0)
+            cases_linear_few(k, types[t], step);
         /* What the formats behind differ in is how they decode, which `embed` checks bit for bit:
          * the large shapes are for the clock only. */
         if (types[t] == DSV4_Q4_0)
             decoded_only = true;
+        if (!decoded_only)
+            cases_linear_many(k, types[t], step);
         if (decoded_only && !k->options->bench)
             continue;
         one_linear(k, types[t], 9, 7168, 2, 0, FILL_NOISE, false);  /* Pro */
@@ -344,6 +411,9 @@ static void one_experts(kernel_run *k, dsv4_type type, int D, int F, int n, int 
         case_fail(k, "no memory");
     bool one = false, two = false;
     CALL_BOTH(k, one = k->ref->experts(&a, want), two = k->impl->experts(&a, got));
+    dsv4_error err;
+    if (!two && dsv4_cuda_take_error(&err) != DSV4_OK)
+        case_fail(k, "%s", err.text);
     if (!one || !two)
         case_fail(k, "expected true, found %s", two ? "true, but false from the scalar" : "false");
     /* Errors of one row's elements have the size of the row, not of the element. Deployed: an FP8
@@ -374,6 +444,13 @@ static void cases_experts(kernel_run *k)
         one_experts(k, stored[t], 256, 512, 3, 6, 2, DSV4_MATH, FILL_ZERO, false);
         one_experts(k, stored[t], 256, 512, 3, 6, 2, DSV4_MATH, FILL_NONFINITE, false);
         one_experts(k, stored[t], 256, 512, 3, 6, 2, DSV4_MATH, FILL_OUTLIER, false);
+        /* Enough for each expert that tiles of 16, 32 and (bf16 inputs) 64 pairs are taken. */
+        static const int many[] = {7, 33, 86};
+        int inner = blocks ? 256 : stored[t] == DSV4_FP8 ? 128 : 160;
+        for (int mode = 0; mode < 2 && stored[t] != DSV4_F32; mode++)
+            for (int i = 0; i < COUNT(many) - !(mode && stored[t] == DSV4_FP4); i++)
+                one_experts(k, stored[t], 256, inner, many[i], 8, 3,
+                            mode ? DSV4_DEPLOYED : DSV4_MATH, FILL_NOISE, false);
         one_experts(k, stored[t], 1024, 512, 1, 8, 6, DSV4_MATH, FILL_NOISE, true);
     }
 }
@@ -493,12 +570,13 @@ static const int streams[] = {1, 2, 3, 4, 16};
 
 static void cases_hc_mix(kernel_run *k)
 {
-    static const int dims[] = {1, 5, 64, 130, 4096};
+    static const int dims[] = {1, 5, 64, 130, 4096, 256};
     for (int s = 0; s < COUNT(streams) - 1; s++)
         for (int d = 0; d < COUNT(dims); d++)
             EACH_FILL(f)
             {
-                int hc = streams[s], width = hc * dims[d], rows = (2 + hc) * hc, n = d % 3 + 1;
+                int hc = streams[s], width = hc * dims[d], rows = (2 + hc) * hc;
+                int n = dims[d] == 256 ? 9 : d % 3 + 1;
                 dsv4_tensor fn;
                 if (!case_begin(k, hc == 4 && width == 4 * 4096 && f == FILL_NOISE,
                                 "hc_mix/hc=%d,dim=%d,n=%d/%s", hc, dims[d], n, fill_name(f)))

@@ -76,8 +76,9 @@ void cases_compressor_pool(kernel_run *k)
 
 void cases_indexer_scores(kernel_run *k)
 {
-    static const int shapes[][3] = {{1, 1, 1},   {3, 7, 2},    {4, 16, 3},   {5, 17, 5},
-                                    {4, 128, 1}, {16, 128, 7}, {64, 128, 33}};
+    static const int shapes[][3] = {{1, 1, 1},   {3, 7, 2},     {4, 16, 3},    {5, 17, 5},
+                                    {4, 128, 1}, {16, 128, 7},  {64, 128, 33}, {7, 130, 16},
+                                    {9, 64, 15}, {63, 48, 129}, {65, 144, 17}, {64, 128, 127}};
     for (int s = 0; s < COUNT(shapes); s++)
         for (int bf16 = 0; bf16 < 2; bf16++)
             EACH_FILL(f)
@@ -131,7 +132,7 @@ void cases_topk(kernel_run *k)
         for (int i = 0; i < COUNT(ks); i++)
             EACH_FILL(f)
             {
-                int n = d == 0 ? 0 : lengths[d];
+                int n = d == 0 ? 0 : d == 1 && i > 4 ? 16385 : lengths[d];
                 if (!case_begin(k, n == 4096 && ks[i] == 512 && f == FILL_NOISE,
                                 "topk/n=%d,k=%d/%s", n, ks[i], fill_name(f)))
                     continue;
@@ -226,11 +227,23 @@ void cases_attention(kernel_run *k)
         {5, 17, 8, 4, 0, 11, 6},     {8, 33, 16, 4, 3, 30, 5},    {4, 64, 128, 0, 0, 200, 3},
         {6, 48, 72, 128, 0, 383, 2}, {8, 192, 72, 4, 20, 299, 2}, {2, 40, 3, 4, 5, 2, 3},
     };
+    /* Numbers of rows around the edges of tiles and splits, and many tokens at a time. */
+    static const int rows[] = {1, 15, 16, 17, 31, 32, 33, 127, 128, 129, 255, 257, 640};
+    static const attention_shape many[] = {
+        {64, 48, 16, 4, 4, 40, 4},    {65, 33, 8, 4, 0, 20, 5},    {63, 20, 8, 0, 0, 3, 33},
+        {9, 512, 24, 4, 20, 200, 34}, {16, 64, 20, 4, 0, 300, 40}, {1, 64, 128, 4, 0, 15871, 1}};
     static const attention_shape flash = {64, 512, 128, 4, 512, 4095, 1};
     static const attention_shape flash_far = {8, 512, 128, 128, 0, 16383, 1};
     for (int s = 0; s < COUNT(shapes); s++)
         EACH_FILL(f)
     one_attention(k, &shapes[s], f, false);
+    for (int r = 0; r < COUNT(rows); r++) {
+        attention_shape s = {7, 72, rows[r], 0, 0, rows[r] + 2, r % 5 == 0 ? 4 : 1};
+        one_attention(k, &s, FILL_NOISE, false);
+    }
+    for (int s = 0; s < COUNT(many); s++)
+        for (fill f = FILL_NONFINITE; f < FILL_COUNT; f++)
+            one_attention(k, &many[s], f, false);
     one_attention(k, &flash, FILL_NOISE, true);
     one_attention(k, &flash_far, FILL_NOISE, true);
 }

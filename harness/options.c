@@ -65,6 +65,7 @@ static const struct {
     {"chunk", COUNT, 0},
     {"prefill", COUNT, 0},
     {"decode", COUNT, 0},
+    {"sequences", COUNT, 0},
     {"windows", COUNT, 0},
     {"window", COUNT, 0},
     {"stride", COUNT, 0},
@@ -113,6 +114,8 @@ static dsv4_status set_count(options *o, const char *name, const char *text, dsv
         o->prefill = v;
     else if (strcmp(name, "decode") == 0)
         o->decode = v;
+    else if (strcmp(name, "sequences") == 0)
+        o->sequences = v > 1 << 20 ? 1 << 20 : (int)v;
     else if (strcmp(name, "windows") == 0)
         o->windows = v;
     else if (strcmp(name, "window") == 0)

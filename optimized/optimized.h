@@ -198,4 +198,19 @@ dsv4_status dsv4_cuda_session_save(const dsv4_cuda_session *s, void **blob, size
 dsv4_status dsv4_cuda_session_restore(dsv4_cuda_session *s, const void *blob, size_t bytes,
                                       dsv4_error *err);
 
+/* Several conversations at once: one token of each in one step, weights read once for all. The
+ * sessions are of one engine and numerics, without the MTP layer, all different; positions may
+ * differ. They stay usable alone between steps (append, save, restore, reset), must outlive the
+ * batch, and must have no listener during a step. Logits are the same bits as those of appending
+ * the tokens one session at a time. Working memory is planned here and checked against what is
+ * free. */
+enum { DSV4_CUDA_SEQUENCES = 64 };
+typedef struct dsv4_cuda_batch dsv4_cuda_batch;
+dsv4_status dsv4_cuda_batch_new(dsv4_cuda_session *const *sessions, int count,
+                                dsv4_cuda_batch **out, dsv4_error *err);
+void dsv4_cuda_batch_free(dsv4_cuda_batch *b);
+/* tokens [count]; logits NULL or [count][V]. On an error no session has moved. */
+dsv4_status dsv4_cuda_batch_append(dsv4_cuda_batch *b, const int32_t *tokens, float *logits,
+                                   dsv4_error *err);
+
 #endif

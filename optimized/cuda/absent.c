@@ -108,3 +108,26 @@ dsv4_status dsv4_cuda_session_restore(dsv4_cuda_session *s, const void *blob, si
     (void)bytes;
     return absent(err);
 }
+
+dsv4_status dsv4_cuda_batch_new(dsv4_cuda_session *const *sessions, int count,
+                                dsv4_cuda_batch **out, dsv4_error *err)
+{
+    (void)sessions;
+    (void)count;
+    *out = NULL;
+    return absent(err);
+}
+
+void dsv4_cuda_batch_free(dsv4_cuda_batch *b)
+{
+    (void)b;
+}
+
+dsv4_status dsv4_cuda_batch_append(dsv4_cuda_batch *b, const int32_t *tokens, float *logits,
+                                   dsv4_error *err)
+{
+    (void)b;
+    (void)tokens;
+    (void)logits;
+    return absent(err);
+}

@@ -1,255 +1,662 @@
 /* attention.cu - one softmax over window rows and compressed rows with a sink; K and V are the
- * same row, shared by all heads. The rows of a token are split over blocks: each block runs an
- * online softmax over its tiles, a second kernel joins the parts in a fixed order. */
+ * same row, shared by all heads.
+ *
+ * The rows of a token are cut into splits, a split into tiles of 16 rows with an online softmax,
+ * and the splits are joined one after the other. Few tokens: a block takes one split of 8 or 32
+ * heads and a second kernel joins; many: a block takes all splits and joins as it goes, with the
+ * same operations in the same order, so that the sums are the same however a text is cut.
+ *
+ * A warp owns 64 of the columns, as K and as V: it fetches, splits (parts.cuh) and multiplies them.
+ * The block meets once a tile, to add up the scores: every warp then works out all the weights,
+ * which is shorter than to wait for one that does. */
 #include <cfloat>
+#include <cmath>
 
-#include "device.cuh"
+#include "parts.cuh"
+#include "rows.cuh"
 
-enum { HEADS = 8, TILE = 16, THREADS = 256, WARPS = 8, SLOTS = 2, MOST_DIM = SLOTS * THREADS };
-/* Parts a token's rows are cut into: a function of the session's capacity, never of the tokens that
- * come together, so that the sums are the same however a text is cut. */
-enum { MOST_SPLITS = 20, AT_ONCE = 64 /* tokens a launch */ };
+enum {
+    TILE = 16, /* rows */
+    THREADS = 256,
+    WARPS = 8,
+    STEPS = 4, /* of 16 columns: what a warp owns */
+    OWN = 16 * STEPS,
+    MOST_DIM = WARPS * OWN,
+    /* Splits of a token's rows: a function of the session's capacity, never of the tokens that come
+     * together. */
+    MOST_SPLITS = 16,
+    NARROW = 1, /* tiles of 8 heads a block: one token */
+    WIDE = 4,   /* more */
+    WIDE_FROM = 4,
+    AT_ONCE = 32, /* more tokens are joined as they go */
+    P_STRIDE = TILE + 8
+};
 
 /* The rows a token sees, window first, then compressed, by number. */
 typedef struct {
-    int64_t t, first, window, limit, total;
+    int start, window, limit, total; /* start: the first one's place in the ring */
+    const int32_t *list;
 } row_range;
 
 __device__ __forceinline__ row_range range_of(const cu_attention_args *a, int64_t i)
 {
     row_range r;
-    r.t = *a->pos0 + i;
-    r.first = r.t - a->window_size + 1 > 0 ? r.t - a->window_size + 1 : 0;
-    r.window = r.t - r.first + 1;
-    r.limit = a->ratio > 0 ? (r.t + 1) / a->ratio : 0;
+    int64_t t = *a->pos0 + i, first = t - a->window_size + 1 > 0 ? t - a->window_size + 1 : 0;
+    r.start = (int)((uint32_t)(first - a->window_pos0) % (uint32_t)a->window_ring);
+    r.window = (int)(t - first) + 1;
+    r.limit = a->ratio > 0 ? (int)((uint32_t)(t + 1) / (uint32_t)a->ratio) : 0;
     if (MUTANT(18) && a->ratio > 0) /* sees the row that is not complete yet */
-        r.limit = (r.t + a->ratio) / a->ratio;
-    r.total = r.window + (a->ratio == 0 ? 0 : a->topk != NULL ? a->k : r.limit);
+        r.limit = (int)((t + a->ratio) / a->ratio);
+    r.list = a->ratio > 0 && a->topk != NULL ? a->topk + i * a->k : NULL;
+    r.total = r.window + (a->ratio == 0 ? 0 : r.list != NULL ? a->k : r.limit);
     return r;
+}
+
+/* What the list says of row `number`, to be asked for long before it is needed. */
+__device__ __forceinline__ int listed(const row_range *r, int number)
+{
+    return r->list != NULL && number >= r->window && number < r->total
+               ? __ldcg(r->list + number - r->window)
+               : number - r->window;
 }
 
 /* NULL = the list names no row here, or one that is not visible yet. */
 __device__ __forceinline__ const float *row_number(const cu_attention_args *a, const row_range *r,
-                                                   int64_t i, int64_t number)
+                                                   int number, int j)
 {
     if (number >= r->total)
         return NULL;
     if (number < r->window) {
-        int64_t at = r->first + number - a->window_pos0;
+        int at = r->start + number, ring = (int)a->window_ring;
         if (MUTANT(19)) /* the ring one short */
-            at %= a->window_ring > 1 ? a->window_ring - 1 : 1;
-        return a->window + at % a->window_ring * a->dim;
+            ring = ring > 1 ? ring - 1 : 1;
+        return a->window + (int64_t)(at >= ring ? at - ring : at) * a->dim;
     }
-    int64_t j = number - r->window;
-    if (a->topk != NULL)
-        j = a->topk[i * a->k + j];
     if (MUTANT(20)) /* 32-bit offset in bytes, as of a far row */
-        return j >= 0 && j < r->limit ? a->rows + (int32_t)(j * a->dim % 1000) : NULL;
-    return j >= 0 && j < r->limit ? a->rows + j * a->dim : NULL;
+        return j >= 0 && j < r->limit ? a->rows + j * a->dim % 1000 : NULL;
+    return j >= 0 && j < r->limit ? a->rows + (int64_t)j * a->dim : NULL;
 }
 
-static __global__ void __launch_bounds__(THREADS, 2)
-    attention(const __grid_constant__ cu_attention_args a)
-{
-    begin();
-    extern __shared__ __align__(16) float memory[];
-    __shared__ const float *where[TILE];
-    __shared__ float max_of[HEADS], sum_of[HEADS], shrink[HEADS];
-    int64_t i = a.first + blockIdx.z;
-    int head0 = (int)blockIdx.y * HEADS, split = (int)blockIdx.x, dim = a.dim;
-    int padded = (dim + 3) / 4 * 4, ld = padded + 4;
-    float *q = memory, *rows = q + HEADS * ld, *part = rows + TILE * ld; /* [WARPS][HEADS][TILE] */
-    float *p = part; /* [TILE][HEADS], once the parts are added up */
-    int t = threadIdx.x, lane = t % 32, warp = t / 32;
-    row_range r = range_of(&a, i);
-    int64_t tiles = (r.total + TILE - 1) / TILE, each = (tiles + a.splits - 1) / a.splits;
-    int64_t begin = split * each, end = begin + each < tiles ? begin + each : tiles;
-    float scale = (float)(1.0 / sqrt((double)dim));
+/* Heads of a block: 8 TILES; AHEAD: tiles of rows on their way; TIGHT: rows and their parts share
+ * their place, and the next rows are asked for when these are used up. */
+template <int TILES, int AHEAD, bool TIGHT> struct attention_room {
+    uint4 q[WARPS][TILES][STEPS][32]; /* first two parts, fragments in order of lane */
+    uint2 q_third[WARPS][TILES][STEPS][32];
+    float4 raw[TIGHT ? 1 : AHEAD][TIGHT ? 1 : WARPS][STEPS][2][32]; /* rows as they come, each lane
+                                                                     * its own */
+    __align__(16) uint16_t v[WARPS][3][TILE][OWN];                  /* their parts */
+    float4 part[2][WARPS][TILES][32]; /* of the scores: fragments, of a tile and the next */
+    /* What is handed round: parts of the weights, [head][row], and factors of the heads: of what
+     * was summed up to now, of a join (so far, this split), and at the end. */
+    uint16_t p[3][TILES][8][P_STRIDE];
+    float shrink[8 * TILES], first[8 * TILES], second[8 * TILES], last[8 * TILES], total[8 * TILES];
+    __device__ __forceinline__ float4 (*rows(int stage, int warp))[2][32]
+    {
+        return TIGHT ? (float4(*)[2][32])(void *)&v[warp][0][0][0] : raw[stage][warp];
+    }
+};
 
-    if (dim % 4 == 0) {
-        /* Loads first, then stores: in one loop each would wait for the one before. */
-        const float4 *from = (const float4 *)(const void *)(a.q + (i * a.heads + head0) * dim);
-        int quads = dim / 4;
-        for (int k0 = t; k0 < HEADS * quads; k0 += 4 * THREADS) {
-            float4 v[4];
+/* Where a row's columns lie: their eights are dealt so that neither those who write four columns of
+ * eight rows nor those who read eight of one column meet in a bank. */
+__device__ __forceinline__ int place_of(int row, int column)
+{
+    return column ^ ((row & 3) << 1 | (row >> 2 & 1)) << 3;
+}
+
+/* A [16 columns][16 rows] fragment of values that lie [row][column] */
+__device__ __forceinline__ void load_turned(uint32_t a[4], const uint16_t *from)
+{
+    unsigned at = (unsigned)__cvta_generic_to_shared(from);
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(a[0]), "=r"(a[1]), "=r"(a[2]), "=r"(a[3])
+                 : "r"(at)
+                 : "memory");
+}
+
+/* Eight by eight bf16 turned: rows g, columns 2 t become rows 2 t, column g. */
+__device__ __forceinline__ uint32_t turned(uint32_t v)
+{
+    uint32_t out;
+    asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(out) : "r"(v));
+    return out;
+}
+
+/* Over the lanes that hold a head's rows. */
+__device__ __forceinline__ float over_rows(float v)
+{
+    v += __shfl_xor_sync(0xffffffffu, v, 4);
+    v += __shfl_xor_sync(0xffffffffu, v, 8);
+    return v + __shfl_xor_sync(0xffffffffu, v, 16);
+}
+
+/* Weights of a tile's rows g (x, y) and g + 8 (z, w) for heads 2 t (x, z) and 2 t + 1 (y, w) of
+ * heads 8 n ..; HEADS 1: only the one of number `only`, in x and z. max_of, sum_of (of this lane's
+ * rows) go on, factor: of what was summed before. */
+template <int HEADS, int TILES>
+__device__ __forceinline__ float4 weights_of(const float4 part[WARPS][TILES][32], int n, int only,
+                                             int active, unsigned seen, float scale,
+                                             float max_of[2], float sum_of[2], float factor[2])
+{
+    int lane = threadIdx.x % 32, g = lane / 4;
+    float4 v[WARPS];
+    float s[4] = {}, weight[4] = {};
 #pragma unroll
-            for (int m = 0; m < 4; m++) {
-                int k = k0 + m * THREADS;
-                bool inside = k < HEADS * quads && head0 + k / quads < a.heads;
-                v[m] = inside ? __ldcg(from + k) : make_float4(0, 0, 0, 0);
-            }
+    for (int w = 0; w < WARPS; w++)
+        v[w] = w < active ? part[w][n][lane] : make_float4(0, 0, 0, 0);
 #pragma unroll
-            for (int m = 0; m < 4; m++) {
-                int k = k0 + m * THREADS;
-                if (k < HEADS * quads)
-                    *(float4 *)(void *)&q[k / quads * ld + 4 * (k % quads)] = v[m];
-            }
-        }
-    } else {
-        for (int k = t; k < HEADS * ld; k += THREADS) {
-            int h = k / ld, c = k % ld;
-            q[k] = head0 + h < a.heads && c < dim ? a.q[(i * a.heads + head0 + h) * dim + c] : 0.0f;
-        }
-    }
-    if (t < HEADS) {
-        max_of[t] = -FLT_MAX;
-        sum_of[t] = 0;
-    }
-    float o[SLOTS][HEADS] = {};
-    for (int64_t tile = begin; tile < end; tile++) {
-        __syncthreads();
-        if (t < TILE)
-            where[t] = row_number(&a, &r, i, tile * TILE + t);
-        __syncthreads();
-        if (dim % 4 == 0) {
-            int quads = dim / 4;
-            for (int k0 = t; k0 < TILE * quads; k0 += 8 * THREADS) {
-                float4 v[8];
-#pragma unroll
-                for (int m = 0; m < 8; m++) {
-                    int k = k0 + m * THREADS;
-                    const float *from = k < TILE * quads ? where[k / quads] : NULL;
-                    v[m] = from != NULL ? __ldcg((const float4 *)(const void *)from + k % quads)
-                                        : make_float4(0, 0, 0, 0);
-                }
-#pragma unroll
-                for (int m = 0; m < 8; m++) {
-                    int k = k0 + m * THREADS;
-                    if (k < TILE * quads)
-                        *(float4 *)(void *)&rows[k / quads * ld + 4 * (k % quads)] = v[m];
-                }
-            }
+    for (int w = 0; w < WARPS; w++) {
+        if (HEADS == 2) {
+            s[0] += v[w].x;
+            s[1] += v[w].y;
+            s[2] += v[w].z;
+            s[3] += v[w].w;
         } else {
-            for (int k = t; k < TILE * ld; k += THREADS) {
-                int row = k / ld, c = k % ld;
-                rows[k] = where[row] != NULL && c < dim ? where[row][c] : 0.0f;
-            }
+            s[0] += only ? v[w].y : v[w].x;
+            s[2] += only ? v[w].w : v[w].z;
         }
-        __syncthreads();
-        /* Scores: a warp takes every eighth quad of columns, a lane 2 heads times 2 rows. */
-        float dot[2][2] = {};
-        int hg = lane / 8, rg = lane % 8;
-#pragma unroll 4
-        for (int c = 4 * warp; c < padded; c += 4 * WARPS) {
-            float4 x[2], y[2];
+    }
+    bool in = (seen >> g & 1u) != 0, in8 = (seen >> (g + 8) & 1u) != 0;
 #pragma unroll
-            for (int k = 0; k < 2; k++) {
-                x[k] = *(const float4 *)(const void *)&q[(hg + 4 * k) * ld + c];
-                y[k] = *(const float4 *)(const void *)&rows[(rg + 8 * k) * ld + c];
-            }
-#pragma unroll
-            for (int h = 0; h < 2; h++)
-#pragma unroll
-                for (int k = 0; k < 2; k++) {
-                    dot[h][k] = fmaf(x[h].x, y[k].x, dot[h][k]);
-                    dot[h][k] = fmaf(x[h].y, y[k].y, dot[h][k]);
-                    dot[h][k] = fmaf(x[h].z, y[k].z, dot[h][k]);
-                    dot[h][k] = fmaf(x[h].w, y[k].w, dot[h][k]);
-                }
-        }
-#pragma unroll
-        for (int h = 0; h < 2; h++)
-#pragma unroll
-            for (int k = 0; k < 2; k++)
-                part[(warp * HEADS + hg + 4 * h) * TILE + rg + 8 * k] = dot[h][k];
-        __syncthreads();
-        /* A warp a head; the upper half of its lanes repeats the lower. */
-        int row = lane % TILE;
-        float score = 0;
-        for (int w = 0; w < WARPS; w++)
-            score += part[(w * HEADS + warp) * TILE + row];
-        score *= scale;
-        bool there = where[row] != NULL;
-        float before = max_of[warp], most = fmaxf(before, warp_max(there ? score : -FLT_MAX));
-        float weight = there ? expf(score - most) : 0.0f, factor = expf(before - most);
-        float sum = warp_sum(lane < TILE ? weight : 0.0f);
+    for (int h = 0; h < HEADS; h++) {
+        float x = s[h] * scale, y = s[2 + h] * scale;
+        float most = fmaxf(in ? x : -FLT_MAX, in8 ? y : -FLT_MAX);
+        most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 4));
+        most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 8));
+        most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 16));
+        most = fmaxf(most, max_of[h]);
+        factor[h] = expf(max_of[h] - most);
+        weight[h] = in ? expf(x - most) : 0.0f;
+        weight[2 + h] = in8 ? expf(y - most) : 0.0f;
         if (MUTANT(21)) /* the running sum is not rescaled */
-            factor = 1.0f;
-        __syncwarp();
-        if (lane == 0) {
-            shrink[warp] = factor;
-            sum_of[warp] = sum_of[warp] * factor + sum;
-            max_of[warp] = most;
+            factor[h] = 1.0f;
+        sum_of[h] = fmaf(sum_of[h], factor[h], weight[h] + weight[2 + h]);
+        max_of[h] = most;
+    }
+    return make_float4(weight[0], weight[1], weight[2], weight[3]);
+}
+
+/* The next split joins the ones before: maximum and sum of both, and the factors of their values.
+ */
+__device__ __forceinline__ void join_one(float *max, float *sum, float other_max, float other_sum,
+                                         float *first, float *second)
+{
+    float most = fmaxf(*max, other_max);
+    *first = expf(*max - most);
+    *second = expf(other_max - most);
+    *sum = fmaf(*sum, *first, other_sum * *second);
+    *max = most;
+}
+
+/* The denominator with the sink, and the factor that the values still need. */
+__device__ __forceinline__ void join_sink(float max, float sum, float sink, float *last,
+                                          float *total)
+{
+    float most = fmaxf(max, fmaxf(sink, -FLT_MAX));
+    *last = expf(max - most);
+    *total = sum * *last;
+    if (!MUTANT(22)) /* the sink forgotten */
+        *total += expf(sink - most);
+}
+
+/* Floats of a part: values of 8 heads as fragments of each warp that has columns, then sums and
+ * maxima of the heads. */
+__host__ __device__ __forceinline__ int64_t part_floats(int dim)
+{
+    return (int64_t)(dim + OWN - 1) / OWN * OWN * 8 + 16;
+}
+
+__device__ __forceinline__ float *part_at(const cu_attention_args *a, int64_t token, int split,
+                                          int eight)
+{
+    return a->scratch +
+           ((token * a->splits + split) * ((a->heads + 7) / 8) + eight) * part_floats(a->dim);
+}
+
+/* grid: splits or 1 (whole: all of them, out is written), heads, tokens */
+template <int TILES, int AHEAD, bool TIGHT>
+static __global__ void __launch_bounds__(THREADS, 1)
+    attention(const __grid_constant__ cu_attention_args a, float scale, bool whole, float *out,
+              bool bf16)
+{
+    begin();
+    extern __shared__ __align__(16) uint8_t memory[];
+    attention_room<TILES, AHEAD, TIGHT> *room =
+        (attention_room<TILES, AHEAD, TIGHT> *)(void *)memory;
+    int64_t i = a.first + blockIdx.z;
+    int head0 = (int)blockIdx.y * 8 * TILES, dim = a.dim;
+    int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
+    int active = (dim + OWN - 1) / OWN, c0 = OWN * warp; /* warps that have columns */
+    bool quads = dim % 4 == 0;
+    row_range r = range_of(&a, i);
+    int tiles = (r.total + TILE - 1) / TILE, each = (tiles + a.splits - 1) / a.splits;
+    int begin = whole ? 0 : (int)blockIdx.x * each;
+    int end = whole || begin + each > tiles ? tiles : begin + each;
+
+    /* Rows of a tile on their way; `said`: what the list says of the lane's row. Which there are?
+     */
+    auto fetch = [&](int tile, int stage, int said) {
+        const float *mine =
+            lane < TILE && tile < end ? row_number(&a, &r, tile * TILE + lane, said) : NULL;
+        unsigned long long at = (unsigned long long)(uintptr_t)mine;
+        const float *row = (const float *)(uintptr_t)__shfl_sync(0xffffffffu, at, g);
+        const float *row8 = (const float *)(uintptr_t)__shfl_sync(0xffffffffu, at, g + 8);
+        bool in = row != NULL, in8 = row8 != NULL;
+        float4(*to)[2][32] = room->rows(stage, warp);
+        int c = c0 + 4 * t;
+        if (tile < end && quads) {
+            row = (in ? row : a.q) + (c0 < dim ? c : 0);
+            row8 = (in8 ? row8 : a.q) + (c0 < dim ? c : 0);
+#pragma unroll
+            for (int k = 0; k < STEPS; k++) {
+                bool inside = c + 16 * k < dim;
+                fetch_four(&to[k][0][lane], inside ? row + 16 * k : a.q, in && inside);
+                fetch_four(&to[k][1][lane], inside ? row8 + 16 * k : a.q, in8 && inside);
+            }
+        } else if (tile < end) {
+#pragma unroll 1
+            for (int k = 0; k < STEPS; k++) {
+                to[k][0][lane] = load_four(row, c + 16 * k, dim, false);
+                to[k][1][lane] = load_four(row8, c + 16 * k, dim, false);
+            }
         }
-        __syncthreads(); /* the parts are read: their room becomes p */
-        if (lane < TILE)
-            p[row * HEADS + warp] = weight;
-        __syncthreads();
+        fetched();
+        return __ballot_sync(0xffffffffu, mine != NULL);
+    };
+    /* q, once: every lane keeps what it will multiply. Asked for together with the list. */
+    int said[AHEAD + 1];
 #pragma unroll
-        for (int slot = 0; slot < SLOTS; slot++) {
-            int c = t + slot * THREADS;
-            if (c >= dim)
-                break;
+    for (int m = 0; m <= AHEAD; m++)
+        said[m] = listed(&r, (begin + m) * TILE + lane % TILE);
+    uint32_t below = 0;
+    float q_size = 0;
 #pragma unroll
-            for (int h = 0; h < HEADS; h++)
-                o[slot][h] *= shrink[h];
-#pragma unroll 4
-            for (int k = 0; k < TILE; k++) {
-                float v = rows[k * ld + c];
-                const float4 *w = (const float4 *)(const void *)&p[k * HEADS];
+    for (int n = 0; n < TILES; n++) {
+        int head = head0 + 8 * n + g;
+        const float *from = head < a.heads ? a.q + (i * a.heads + head) * dim : NULL;
+        float4 x[STEPS];
 #pragma unroll
-                for (int h = 0; h < HEADS / 4; h++) {
-                    float4 x = w[h];
-                    o[slot][4 * h] = fmaf(x.x, v, o[slot][4 * h]);
-                    o[slot][4 * h + 1] = fmaf(x.y, v, o[slot][4 * h + 1]);
-                    o[slot][4 * h + 2] = fmaf(x.z, v, o[slot][4 * h + 2]);
-                    o[slot][4 * h + 3] = fmaf(x.w, v, o[slot][4 * h + 3]);
+        for (int k = 0; k < STEPS; k++)
+            x[k] = load_four(from, c0 + 16 * k + 4 * t, dim, quads);
+#pragma unroll
+        for (int k = 0; k < STEPS; k++) {
+            four_parts f = split_four(x[k]);
+            q_size += size_of_four(x[k]);
+            below |= bits_below(x[k]);
+            room->q[warp][n][k][lane] = make_uint4(f.p[0][0], f.p[0][1], f.p[1][0], f.p[1][1]);
+            room->q_third[warp][n][k][lane] = make_uint2(f.p[2][0], f.p[2][1]);
+        }
+    }
+    unsigned there[AHEAD];
+#pragma unroll
+    for (int m = 0; m < AHEAD; m++)
+        there[m] = fetch(begin + m, m, said[m]);
+    int next = said[AHEAD];
+    bool q_three = __any_sync(0xffffffffu, below != 0);
+    bool q_plain = __any_sync(0xffffffffu, !has_parts(q_size));
+
+    /* Fragments: columns 16 k + g (e < 2), + g + 8, heads 2 t, 2 t + 1; maxima and sums likewise.
+     */
+    float o[STEPS][TILES][4] = {}, joined[STEPS][TILES][4] = {};
+    float max_of[1][2] = {{-FLT_MAX, -FLT_MAX}}, max_joined[1][2] = {{-FLT_MAX, -FLT_MAX}};
+    float sum_of[1][2] = {}, sum_joined[1][2] = {}; /* sum_of: of this lane's rows */
+
+    int stage = 0, left = each; /* tiles of this split */
+    for (int tile = begin; tile < end; tile++) {
+        unsigned seen = there[0]; /* rows of this tile */
+        bool plain, three;
+        wait_fetched<AHEAD - 1>();
+        {
+            float size = 0, dot[TILES][4] = {};
+            uint32_t low = 0;
+            const float4(*mine)[2][32] = room->rows(stage, warp);
+            float4 held[STEPS][2]; /* by narrow blocks, which have the registers */
+#pragma unroll
+            for (int k = 0; k < STEPS; k++) {
+                float4 x = mine[k][0][lane], y = mine[k][1][lane];
+                size += size_of_four(x) + size_of_four(y);
+                low |= bits_below(x) | bits_below(y);
+                held[k][0] = x;
+                held[k][1] = y;
+            }
+            three = __any_sync(0xffffffffu, low != 0);
+            plain = __any_sync(0xffffffffu, !has_parts(size));
+            __syncwarp(); /* the parts of the last tile are used up */
+            if (TIGHT)
+                plain = plain || q_plain; /* needs the rows as they are */
+            auto multiply = [&](auto A, auto B) {
+                constexpr bool AS = decltype(A)::value, BS = decltype(B)::value;
+                constexpr int TWO = TILES < 2 ? TILES : 2; /* as many as there are registers for */
+#pragma unroll
+                for (int k = 0; k < STEPS; k++) {
+                    uint32_t f[3][4];
+                    split_rows<AS>(TILES == 1 ? held[k][0] : mine[k][0][lane],
+                                   TILES == 1 ? held[k][1] : mine[k][1][lane], f);
+#pragma unroll
+                    for (int p = 0; p < (AS ? 3 : 1); p++) {
+                        uint16_t *to = &room->v[warp][p][g][place_of(g, 16 * k + 4 * t)];
+                        *(uint2 *)(void *)to = make_uint2(f[p][0], f[p][2]);
+                        *(uint2 *)(void *)(to + 8 * OWN) = make_uint2(f[p][1], f[p][3]);
+                    }
+#pragma unroll
+                    for (int n = 0; n < TILES; n += TWO) {
+                        b_parts b[TWO];
+#pragma unroll
+                        for (int m = 0; m < TWO; m++) {
+                            b[m].two = room->q[warp][n + m][k][lane];
+                            if (BS)
+                                b[m].third = room->q_third[warp][n + m][k][lane];
+                        }
+                        mma_parts<TWO>(dot + n, f, b, AS, BS);
+                    }
                 }
+            };
+            if (!TIGHT || !plain)
+                by_parts(three, q_three, multiply);
+            __syncwarp();
+            if (plain || q_plain) { /* raw values of other lanes, q from where it came */
+                const float *raw = (const float *)&mine[0][0][0];
+                int columns = dim - c0 < OWN ? dim - c0 : OWN;
+#pragma unroll
+                for (int n = 0; n < TILES; n++)
+#pragma unroll
+                    for (int e = 0; e < 4; e++) {
+                        int head = head0 + 8 * n + 2 * t + e % 2;
+                        const float *from = a.q + (i * a.heads + head) * dim + c0;
+                        float sum = 0;
+                        for (int c = 0; head < a.heads && c < columns; c++)
+                            sum = fmaf(
+                                __ldcg(from + c),
+                                raw[(((c / 16 * 2 + e / 2) * 32 + g * 4 + c % 16 / 4) * 4) + c % 4],
+                                sum);
+                        dot[n][e] = sum;
+                    }
+                __syncwarp();
+            }
+#pragma unroll
+            for (int n = 0; n < TILES; n++)
+                room->part[tile % 2][warp][n][lane] =
+                    make_float4(dot[n][0], dot[n][1], dot[n][2], dot[n][3]);
+        }
+#pragma unroll
+        for (int m = 0; m + 1 < AHEAD; m++)
+            there[m] = there[m + 1];
+        if (!plain && !TIGHT)
+            there[AHEAD - 1] = fetch(tile + AHEAD, stage, next);
+        if (!MUTANT(42)) /* scores added up before every warp has its share */
+            __syncthreads();
+        bool last = --left == 0 || tile == end - 1; /* of its split */
+        b_parts b[TILES];                           /* the weights */
+        if (TILES == 1) {
+            float factor[2];
+            float4 weight = weights_of<2>(room->part[tile % 2], 0, 0, active, seen, scale,
+                                          max_of[0], sum_of[0], factor);
+            uint32_t x[3], y[3];
+            split_two(weight.x, weight.y, &x[0], &x[1], &x[2]);
+            split_two(weight.z, weight.w, &y[0], &y[1], &y[2]);
+            b[0].two = make_uint4(turned(x[0]), turned(y[0]), turned(x[1]), turned(y[1]));
+            b[0].third = make_uint2(turned(x[2]), turned(y[2]));
+#pragma unroll
+            for (int k = 0; k < STEPS; k++)
+#pragma unroll
+                for (int e = 0; e < 4; e++)
+                    o[k][0][e] *= factor[e % 2];
+        } else {
+            /* Heads 2 t + warp % 2 of a tile of eight: rows g and g + 8. */
+            float factor[2];
+            int head = 8 * (warp / 2) + 2 * t + warp % 2;
+            float4 weight = weights_of<1>(room->part[tile % 2], warp / 2, warp % 2, active, seen,
+                                          scale, max_of[0], sum_of[0], factor);
+            uint32_t x[3];
+            split_two(weight.x, weight.z, &x[0], &x[1], &x[2]);
+#pragma unroll
+            for (int p = 0; p < 3; p++) {
+                room->p[p][warp / 2][head % 8][g] = (uint16_t)(x[p] & 0xffffu);
+                room->p[p][warp / 2][head % 8][g + 8] = (uint16_t)(x[p] >> 16);
+            }
+            if (g == 0)
+                room->shrink[head] = factor[0];
+            if (whole && last) {
+                float first, second, sum = over_rows(sum_of[0][0]);
+                join_one(&max_joined[0][0], &sum_joined[0][0], max_of[0][0], sum, &first, &second);
+                max_of[0][0] = -FLT_MAX;
+                sum_of[0][0] = 0;
+                if (g == 0) {
+                    room->first[head] = first;
+                    room->second[head] = second;
+                }
+            }
+            __syncthreads();
+#pragma unroll
+            for (int n = 0; n < TILES; n++) {
+                const uint32_t *p = (const uint32_t *)(const void *)&room->p[0][n][g][2 * t];
+                b[n].two.x = p[0];
+                b[n].two.y = p[4];
+                p += TILES * 8 * P_STRIDE / 2;
+                b[n].two.z = p[0];
+                b[n].two.w = p[4];
+                p += TILES * 8 * P_STRIDE / 2;
+                b[n].third = make_uint2(p[0], p[4]);
+                float2 f = *(const float2 *)(const void *)&room->shrink[8 * n + 2 * t];
+#pragma unroll
+                for (int k = 0; k < STEPS; k++) {
+                    o[k][n][0] *= f.x;
+                    o[k][n][1] *= f.y;
+                    o[k][n][2] *= f.x;
+                    o[k][n][3] *= f.y;
+                }
+            }
+        }
+        /* Weights times values. */
+        if (plain) {
+            const float *raw = (const float *)&room->rows(stage, warp)[0][0][0];
+#pragma unroll 1
+            for (int row = 0; row < TILE; row++) {
+                if ((seen >> row & 1u) == 0)
+                    continue;
+                float p[TILES][2]; /* of heads 2 t, 2 t + 1: lane 4 head + row % 8 / 2 has them */
+#pragma unroll
+                for (int n = 0; n < 2 * TILES; n++) {
+                    const b_parts &w = b[n / 2];
+                    int from = 4 * (2 * t + n % 2) + row % 8 / 2;
+                    uint32_t x = __shfl_sync(0xffffffffu, row < 8 ? w.two.x : w.two.y, from);
+                    uint32_t y = __shfl_sync(0xffffffffu, row < 8 ? w.two.z : w.two.w, from);
+                    uint32_t z = __shfl_sync(0xffffffffu, row < 8 ? w.third.x : w.third.y, from);
+                    p[n / 2][n % 2] = row % 2 == 0 ? (low_of(z) + low_of(y)) + low_of(x)
+                                                   : (high_of(z) + high_of(y)) + high_of(x);
+                }
+                const float *v = raw + (row / 8 * 32 + row % 8 * 4 + g / 4) * 4 + g % 4;
+#pragma unroll
+                for (int k = 0; k < STEPS; k++)
+#pragma unroll
+                    for (int n = 0; n < TILES; n++)
+#pragma unroll
+                        for (int e = 0; e < 4; e++)
+                            if (c0 + 16 * k < dim)
+                                o[k][n][e] = fmaf(p[n][e % 2], v[k * 256 + e / 2 * 8], o[k][n][e]);
+            }
+            __syncwarp();
+            there[AHEAD - 1] = fetch(tile + AHEAD, stage, next);
+        } else {
+            by_parts(three, true, [&](auto A, auto) {
+                constexpr bool AS = decltype(A)::value;
+#pragma unroll
+                for (int k = 0; k < STEPS; k++) {
+                    uint32_t f[3][4];
+                    int row = lane % 8 + lane / 16 * 8;
+                    const uint16_t *from =
+                        &room->v[warp][0][row][place_of(row, 16 * k + lane / 8 % 2 * 8)];
+#pragma unroll
+                    for (int p = 0; p < (AS ? 3 : 1); p++)
+                        load_turned(f[p], from + p * TILE * OWN);
+                    mma_parts<TILES>(o[k], f, b, AS, true);
+                }
+            });
+            if (TIGHT) {
+                __syncwarp();
+                there[AHEAD - 1] = fetch(tile + AHEAD, stage, next);
+            }
+        }
+        next = listed(&r, (tile + AHEAD + 1) * TILE + lane % TILE);
+        stage = stage + 1 < AHEAD ? stage + 1 : 0;
+        if (last)
+            left = each;
+        if (whole && last) {
+#pragma unroll
+            for (int n = 0; n < TILES; n++) {
+                float first[2], second[2];
+#pragma unroll
+                for (int h = 0; h < 2; h++) {
+                    if (TILES > 1) {
+                        first[h] = room->first[8 * n + 2 * t + h];
+                        second[h] = room->second[8 * n + 2 * t + h];
+                        continue;
+                    }
+                    join_one(&max_joined[0][h], &sum_joined[0][h], max_of[0][h],
+                             over_rows(sum_of[0][h]), &first[h], &second[h]);
+                    max_of[0][h] = -FLT_MAX;
+                    sum_of[0][h] = 0;
+                }
+#pragma unroll
+                for (int k = 0; k < STEPS; k++)
+#pragma unroll
+                    for (int e = 0; e < 4; e++) {
+                        joined[k][n][e] =
+                            fmaf(o[k][n][e], second[e % 2], joined[k][n][e] * first[e % 2]);
+                        o[k][n][e] = 0;
+                    }
             }
         }
     }
-    __syncthreads();
-    /* Parts: per token, split and head dim values, then the sum and the maximum. */
-    float *to =
-        a.scratch + (((int64_t)blockIdx.z * a.splits + split) * a.heads + head0) * (dim + 2);
+    wait_fetched<0>();
+
+    if (!whole) {
 #pragma unroll
-    for (int slot = 0; slot < SLOTS; slot++)
+        for (int n = 0; n < TILES; n++) {
+            if (head0 + 8 * n >= a.heads)
+                break;
+            float *to = part_at(&a, blockIdx.z, (int)blockIdx.x, head0 / 8 + n);
+            if (warp < active)
 #pragma unroll
-        for (int h = 0; h < HEADS; h++) {
-            int c = t + slot * THREADS;
-            if (c < dim && head0 + h < a.heads)
-                to[(int64_t)h * (dim + 2) + c] = o[slot][h];
+                for (int k = 0; k < STEPS; k++)
+                    ((float4 *)(void *)to)[(warp * STEPS + k) * 32 + lane] =
+                        make_float4(o[k][n][0], o[k][n][1], o[k][n][2], o[k][n][3]);
+            float *ends = to + (int64_t)active * OWN * 8;
+            if (TILES == 1 ? warp == 0 : warp / 2 == n)
+#pragma unroll
+                for (int h = 0; h < (TILES == 1 ? 2 : 1); h++) {
+                    int head = 2 * t + (TILES == 1 ? h : warp % 2);
+                    float sum = over_rows(sum_of[0][h]);
+                    if (g == 0) {
+                        ends[head] = sum;
+                        ends[8 + head] = max_of[0][h];
+                    }
+                }
         }
-    if (t < HEADS && head0 + t < a.heads) {
-        to[(int64_t)t * (dim + 2) + dim] = sum_of[t];
-        to[(int64_t)t * (dim + 2) + dim + 1] = max_of[t];
+        return;
+    }
+    if ((TILES > 1 || warp == 0) && g == 0)
+        for (int h = 0; h < (TILES == 1 ? 2 : 1); h++) {
+            int head = TILES == 1 ? 2 * t + h : 8 * (warp / 2) + 2 * t + warp % 2;
+            if (head0 + head < a.heads)
+                join_sink(max_joined[0][h], sum_joined[0][h], a.sink[head0 + head],
+                          &room->last[head], &room->total[head]);
+        }
+    __syncthreads();
+#pragma unroll
+    for (int n = 0; n < TILES; n++) {
+        const float *rescale = &room->last[8 * n + 2 * t], *total = &room->total[8 * n + 2 * t];
+#pragma unroll
+        for (int k = 0; k < STEPS; k++)
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+                int head = head0 + 8 * n + 2 * t + e % 2, c = c0 + 16 * k + g + e / 2 * 8;
+                if (head < a.heads && c < dim)
+                    out[(i * a.heads + head) * dim + c] =
+                        maybe_bf16(__fdiv_rn(joined[k][n][e] * rescale[e % 2], total[e % 2]), bf16);
+            }
     }
 }
 
-/* A block 128 columns of a head of a token. */
-static __global__ void attention_join(const __grid_constant__ cu_attention_args a, float *out,
-                                      bool bf16)
+/* grid: warps that have columns, groups of 8 heads, tokens. */
+static __global__ void __launch_bounds__(STEPS * 32)
+    attention_join(const __grid_constant__ cu_attention_args a, float *out, bool bf16)
 {
-    begin();
-    __shared__ float factor[MOST_SPLITS], total;
-    int h = blockIdx.x, dim = a.dim;
-    int64_t i = a.first + blockIdx.y, step = (int64_t)a.heads * (dim + 2);
-    const float *from = a.scratch + ((int64_t)blockIdx.y * a.splits * a.heads + h) * (dim + 2);
-    if (threadIdx.x < 32) {
-        int s = threadIdx.x;
-        float sink = a.sink[h];
-        float max = s < a.splits ? from[s * step + dim + 1] : -FLT_MAX;
-        float part = s < a.splits ? from[s * step + dim] : 0.0f;
-        float most = fmaxf(warp_max(max), fmaxf(sink, -FLT_MAX));
-        float f = s < a.splits ? expf(max - most) : 0.0f;
-        float sum = warp_sum(part * f);
-        if (s < a.splits)
-            factor[s] = f;
-        if (s == 0)
-            total = MUTANT(22) ? sum : sum + expf(sink - most); /* the sink forgotten */
+    let_next_start();
+    if (!MUTANT(43)) /* joins before the last split is there */
+        wait_for_previous();
+    __shared__ float first[MOST_SPLITS][8], second[MOST_SPLITS][8], rescale[8], total[8];
+    int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, k = threadIdx.x / 32, dim = a.dim;
+    int64_t i = a.first + blockIdx.z;
+    const float *from = part_at(&a, blockIdx.z, 0, (int)blockIdx.y);
+    int64_t step = part_floats(dim) * ((a.heads + 7) / 8), ends = part_floats(dim) - 16;
+    float4 v[MOST_SPLITS];
+#pragma unroll
+    for (int s = 0; s < MOST_SPLITS; s++)
+        v[s] = s < a.splits ? __ldcg((const float4 *)(const void *)(from + s * step) +
+                                     (blockIdx.x * STEPS + k) * 32 + lane)
+                            : make_float4(0, 0, 0, 0);
+    {
+        /* A thread a split of a head: as join_one() and join_sink() do, one split after the other;
+         * splits without a row change nothing. */
+        int s = lane % MOST_SPLITS, h = (int)threadIdx.x / MOST_SPLITS;
+        int head = 8 * (int)blockIdx.y + h;
+        bool mine = s < a.splits;
+        float sum = mine ? __ldcg(from + s * step + ends + h) : 0.0f;
+        float max = mine ? __ldcg(from + s * step + ends + 8 + h) : -FLT_MAX, most = max;
+        float sink = head < a.heads ? a.sink[head] : 0.0f;
+#pragma unroll
+        for (int d = 1; d < MOST_SPLITS; d *= 2) {
+            float other = __shfl_up_sync(0xffffffffu, most, d, MOST_SPLITS);
+            most = s >= d ? fmaxf(other, most) : most;
+        }
+        float before = __shfl_up_sync(0xffffffffu, most, 1, MOST_SPLITS);
+        float x = expf((s > 0 ? before : -FLT_MAX) - most), y = expf(max - most), all = 0;
+        first[s][h] = x;
+        second[s][h] = y;
+#pragma unroll
+        for (int d = 0; d < MOST_SPLITS; d++)
+            all = fmaf(all, __shfl_sync(0xffffffffu, x, d, MOST_SPLITS),
+                       __shfl_sync(0xffffffffu, sum * y, d, MOST_SPLITS));
+        if (s == MOST_SPLITS - 1)
+            join_sink(most, all, sink, &rescale[h], &total[h]);
     }
     __syncthreads();
-    int c = blockIdx.z * blockDim.x + threadIdx.x;
-    if (c >= dim)
-        return;
-    float v[MOST_SPLITS], o = 0;
+    float o[4] = {};
 #pragma unroll
-    for (int s = 0; s < MOST_SPLITS; s++)
-        v[s] = s < a.splits ? __ldcg(from + s * step + c) : 0.0f;
+    for (int s = 0; s < MOST_SPLITS; s++) {
+        float2 f = *(const float2 *)(const void *)&first[s][2 * t];
+        float2 x = *(const float2 *)(const void *)&second[s][2 * t];
+        o[0] = fmaf(v[s].x, x.x, o[0] * f.x);
+        o[1] = fmaf(v[s].y, x.y, o[1] * f.y);
+        o[2] = fmaf(v[s].z, x.x, o[2] * f.x);
+        o[3] = fmaf(v[s].w, x.y, o[3] * f.y);
+    }
 #pragma unroll
-    for (int s = 0; s < MOST_SPLITS; s++)
-        o = s < a.splits ? fmaf(v[s], factor[s], o) : o;
-    out[(i * a.heads + h) * dim + c] = maybe_bf16(__fdiv_rn(o, total), bf16);
+    for (int e = 0; e < 4; e++) {
+        int h = 2 * t + e % 2, head = 8 * (int)blockIdx.y + h;
+        int c = OWN * (int)blockIdx.x + 16 * k + g + e / 2 * 8;
+        float v = maybe_bf16(__fdiv_rn(o[e] * rescale[h], total[h]), bf16);
+        if (a.rope > 0) { /* turned back: the pair's other column is four lanes away */
+            float other = __shfl_xor_sync(0xffffffffu, v, 4);
+            int m = c - (dim - a.rope);
+            if (m >= 0 && c < dim) {
+                float cosine = a.cosine[i * (a.rope / 2) + m / 2];
+                float sine = -a.sine[i * (a.rope / 2) + m / 2];
+                if (MUTANT(65)) /* turned forward */
+                    sine = -sine;
+                float2 turned = m % 2 == 0 ? rotate(v, other, cosine, sine, bf16)
+                                           : rotate(other, v, cosine, sine, bf16);
+                v = m % 2 == 0 ? turned.x : turned.y;
+            }
+        }
+        if (head < a.heads && c < dim)
+            out[(i * a.heads + head) * dim + c] = v;
+    }
+}
+
+extern "C" bool cu_attention_turns(int64_t n, int dim, int rope)
+{
+    return n <= AT_ONCE && dim % 2 == 0 && rope % 2 == 0 && rope <= dim;
 }
 
 extern "C" int cu_attention_splits(int64_t rows)
@@ -260,28 +667,40 @@ extern "C" int cu_attention_splits(int64_t rows)
 
 extern "C" int64_t cu_attention_scratch(int64_t n, int heads, int dim, int splits)
 {
-    return (n < AT_ONCE ? n : (int64_t)AT_ONCE) * splits * heads * (dim + 2);
+    return (n < AT_ONCE ? n : (int64_t)AT_ONCE) * splits * ((heads + 7) / 8) * part_floats(dim);
+}
+
+template <int TILES, int AHEAD, bool TIGHT>
+static void launch(cu_stream s, const cu_attention_args *a, bool whole, float *out, bool bf16)
+{
+    static bool raised;
+    size_t shared = sizeof(attention_room<TILES, AHEAD, TIGHT>);
+    void (*kernel)(cu_attention_args, float, bool, float *, bool) = attention<TILES, AHEAD, TIGHT>;
+    if (!raised)
+        raised = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                      (int)shared) == cudaSuccess;
+    dim3 grid(whole ? 1u : (unsigned)a->splits, cu_blocks(a->heads, 8 * TILES), (unsigned)a->n);
+    LAUNCH("attention", a->n * a->heads * a->dim, kernel, grid, THREADS, shared, s, *a,
+           (float)(1.0 / sqrt((double)a->dim)), whole, out, bf16);
 }
 
 extern "C" void cu_attention(cu_stream s, const cu_attention_args *args, float *out, bool bf16)
 {
-    static bool raised;
+    enum { NARROWEST = 32 }; /* these go the tight way everywhere, so that every device tries it */
     cu_attention_args a = *args;
-    int ld = (a.dim + 3) / 4 * 4 + 4;
-    size_t shared = (size_t)(HEADS * ld + TILE * ld + WARPS * HEADS * TILE) * sizeof(float);
-    if (!raised) {
-        int most = MOST_DIM + 4;
-        cudaFuncSetAttribute(attention, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                             (int)((size_t)(HEADS * most + TILE * most + WARPS * HEADS * TILE) *
-                                   sizeof(float)));
-        raised = true;
-    }
-    for (a.first = 0; a.first < a.n; a.first += AT_ONCE) {
-        unsigned n = (unsigned)(a.n - a.first < AT_ONCE ? a.n - a.first : (int64_t)AT_ONCE);
-        dim3 grid((unsigned)a.splits, (unsigned)((a.heads + HEADS - 1) / HEADS), n);
-        dim3 join((unsigned)a.heads, n, cu_blocks(a.dim, 128));
-        LAUNCH("attention", a.n * a.heads * a.dim, attention, grid, THREADS, shared, s, a);
-        LAUNCH("attention_join", a.n * a.heads * a.dim, attention_join, join, 128, 0, s, a, out,
-               bf16);
-    }
+    bool whole = a.n > AT_ONCE, wide = a.n >= WIDE_FROM && a.heads > 8 * NARROW;
+    if (a.n <= 0)
+        return;
+    a.first = 0;
+    if (a.dim <= NARROWEST || cu_most_shared() < sizeof(attention_room<WIDE, 1, false>))
+        launch<NARROW, 1, true>(s, &a, whole, out, bf16);
+    else if (wide)
+        launch<WIDE, 1, false>(s, &a, whole, out, bf16);
+    else
+        launch<NARROW, 3, false>(s, &a, whole, out, bf16);
+    if (whole)
+        return;
+    dim3 join(cu_blocks(a.dim, OWN), cu_blocks(a.heads, 8), (unsigned)a.n);
+    LAUNCH("attention_join", a.n * a.heads * a.dim, attention_join, join, STEPS * 32, 0, s, a, out,
+           bf16);
 }

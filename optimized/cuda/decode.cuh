@@ -140,7 +140,6 @@ CU_BOTH float cu_next_power(float v)
     return cu_float_of((b & 0x7f800000u) + up);
 }
 
-
 /* Scale and minimum j of a Q4_K block. */
 CU_BOTH void cu_six_bits(const uint8_t *p, int j, uint32_t *scale, uint32_t *min)
 {

@@ -13,12 +13,18 @@
 #include "tables.h"
 
 const uint64_t *cu_iq2_book_device(void);
-const void *cu_iq2_tables_device(void);
+const void *cu_iq2_words_device(void);
 void cu_launched(const char *op, int64_t size);
 bool cu_overlaps(void);
+bool cu_launching(const char *op);
 
 #ifdef DSV4_CUDA_MUTANTS
 int dsv4_cuda_mutant;
+bool cu_same_name(const char *a, const char *b);
+bool cu_same_name(const char *a, const char *b)
+{
+    return strcmp(a, b) == 0;
+}
 #endif
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -43,9 +49,63 @@ bool cu_ok(int code, const char *what, int64_t size)
     return false;
 }
 
+/* ---- launches by name: for benches, one thread ---------------------------------------------- */
+
+static _Thread_local const char *label;
+static struct {
+    bool counts;
+    const char *without;
+    cu_launch_count list[CU_MOST_COUNTED];
+    int n;
+} watch;
+
+void cu_label(const char *what)
+{
+    label = what;
+}
+
+bool cu_launching(const char *op)
+{
+    if (!watch.counts && watch.without == NULL)
+        return true;
+    const char *name = label != NULL ? label : op;
+    int i = 0;
+    while (i < watch.n && strcmp(watch.list[i].name, name) != 0)
+        i++;
+    if (watch.counts && i < CU_MOST_COUNTED) {
+        watch.n = i < watch.n ? watch.n : i + 1;
+        watch.list[i].name = name;
+        watch.list[i].launches++;
+    }
+    size_t end = watch.without != NULL ? strcspn(watch.without, "*") : 0;
+    return watch.without == NULL ||
+           (watch.without[end] == '*' ? strncmp(name, watch.without, end) != 0
+                                      : strcmp(name, watch.without) != 0);
+}
+
 void cu_launched(const char *op, int64_t size)
 {
-    cu_ok(cudaGetLastError(), op, size);
+    cu_ok(cudaGetLastError(), label != NULL ? label : op, size);
+}
+
+void cu_count_launches(bool on)
+{
+    if (on) {
+        memset(watch.list, 0, sizeof watch.list);
+        watch.n = 0;
+    }
+    watch.counts = on;
+}
+
+int cu_counted(const cu_launch_count **list)
+{
+    *list = watch.list;
+    return watch.n;
+}
+
+void cu_leave_out(const char *name)
+{
+    watch.without = name;
 }
 
 dsv4_status cu_take_error(dsv4_error *err)
@@ -65,7 +125,7 @@ static struct {
     dsv4_status status;
     dsv4_error err;
     uint64_t *book;
-    cu_iq2_tables *tables;
+    uint32_t *words; /* IQ2_XXS: book, then signs */
     bool overlaps;
 } opened;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
@@ -74,7 +134,7 @@ static void open_once(void)
 {
     int count = 0, major = 0;
     uint64_t book[256];
-    static cu_iq2_tables tables;
+    static uint32_t words[384 * CU_IQ2_COPIES];
     cudaError_t e = cudaGetDeviceCount(&count);
     if (e != cudaSuccess || count == 0) {
         opened.status = dsv4_fail(&opened.err, DSV4_E_INPUT, "cuda: no device (%s)",
@@ -94,15 +154,15 @@ static void open_once(void)
     dsv4_cuda_mutant = number != NULL ? atoi(number) : 0;
 #endif
     cu_iq2_xxs_book(book);
-    cu_iq2_xxs_tables(&tables);
+    cu_iq2_xxs_words(words, words + 256 * CU_IQ2_COPIES, CU_IQ2_COPIES);
     if (e == cudaSuccess)
         e = cudaMalloc((void **)&opened.book, sizeof book);
     if (e == cudaSuccess)
-        e = cudaMalloc((void **)&opened.tables, sizeof tables);
+        e = cudaMalloc((void **)&opened.words, sizeof words);
     if (e == cudaSuccess)
         e = cudaMemcpy(opened.book, book, sizeof book, cudaMemcpyHostToDevice);
     if (e == cudaSuccess)
-        e = cudaMemcpy(opened.tables, &tables, sizeof tables, cudaMemcpyHostToDevice);
+        e = cudaMemcpy(opened.words, words, sizeof words, cudaMemcpyHostToDevice);
     if (e != cudaSuccess)
         opened.status = dsv4_fail(&opened.err, DSV4_E_MACHINE, "cuda: opening the device: %s",
                                   cudaGetErrorString(e));
@@ -115,9 +175,16 @@ dsv4_status cu_open(dsv4_error *err)
                                     : dsv4_fail(err, opened.status, "%s", opened.err.text);
 }
 
+static _Thread_local bool apart;
+
+void cu_keep_apart(bool on)
+{
+    apart = on;
+}
+
 bool cu_overlaps(void)
 {
-    return opened.overlaps;
+    return opened.overlaps && !apart;
 }
 
 const uint64_t *cu_iq2_book_device(void)
@@ -125,9 +192,9 @@ const uint64_t *cu_iq2_book_device(void)
     return opened.book;
 }
 
-const void *cu_iq2_tables_device(void)
+const void *cu_iq2_words_device(void)
 {
-    return opened.tables;
+    return opened.words;
 }
 
 /* The driver does not survive a fork: a child asks, and its answer comes through a pipe. */
@@ -225,6 +292,11 @@ bool cu_wait(cu_stream s, const char *what)
 bool cu_to_device(cu_stream s, void *to, const void *from, size_t bytes, const char *what)
 {
     return cu_ok(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, s), what, (int64_t)bytes);
+}
+
+bool cu_from_device(cu_stream s, void *to, const void *from, size_t bytes, const char *what)
+{
+    return cu_ok(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, s), what, (int64_t)bytes);
 }
 
 bool cu_to_host(cu_stream s, void *to, const void *from, size_t bytes, const char *what)

@@ -17,6 +17,22 @@ void cu_book(const char *what, int64_t size, const char *why);
  * has met, if it is over. */
 dsv4_status cu_take_error(dsv4_error *err);
 
+/* What the launches that follow on this thread are called, in errors and counts, until the next
+ * call; NULL: by their operators. */
+void cu_label(const char *what);
+/* While on, kernels launched on this thread wait for what came before them instead of starting
+ * beside it. */
+void cu_keep_apart(bool on);
+/* For benches, on one thread: launches by name from here on; launches of one name left out. */
+enum { CU_MOST_COUNTED = 64 };
+typedef struct {
+    const char *name;
+    int launches;
+} cu_launch_count;
+void cu_count_launches(bool on); /* on: from zero */
+int cu_counted(const cu_launch_count **list);
+void cu_leave_out(const char *name); /* NULL: none; "begin*": every name that begins so */
+
 /* Bytes free on the device. */
 size_t cu_free_bytes(void);
 /* Device memory of its own; NULL and a message with what is free, if it does not fit. */
@@ -27,6 +43,8 @@ cu_stream cu_new_stream(dsv4_error *err);
 void cu_delete_stream(cu_stream s);
 bool cu_wait(cu_stream s, const char *what);
 bool cu_to_device(cu_stream s, void *to, const void *from, size_t bytes, const char *what);
+/* Queued alone; `to` is page-locked. */
+bool cu_from_device(cu_stream s, void *to, const void *from, size_t bytes, const char *what);
 bool cu_to_host(cu_stream s, void *to, const void *from, size_t bytes, const char *what);
 bool cu_on_device(cu_stream s, void *to, const void *from, size_t bytes, const char *what);
 bool cu_clear(cu_stream s, void *to, size_t bytes);
@@ -51,8 +69,19 @@ typedef struct {
     int32_t *list, *n_groups; /* [n*k], [1] */
     cu_expert_group *groups;  /* [n*k] */
     float *out;               /* [n][D] */
+    cu_room room;             /* cu_products; the input in parts needs n*k*max(D, F) * 6 bytes */
 } cu_experts_args;
 void cu_experts(cu_stream s, const cu_experts_args *a);
+
+/* The same up to y, with the shared expert's down product going along; a.share is given
+ * (cu_router), and the sum is the caller's (cu_leave). */
+typedef struct {
+    cu_tensor w2;
+    const float *x8;  /* [n][D] the input rounded to FP8, where w1 takes that */
+    float *gate, *up; /* [n][inner] products of w1, w3; gate is overwritten */
+    float *out;       /* [n][D] */
+} cu_shared_expert;
+void cu_experts_and_shared(cu_stream s, const cu_experts_args *a, const cu_shared_expert *e);
 
 /* FP8 and FP4 weights take FP8 inputs in deployed numerics. */
 bool cu_quantised(const cu_tensor *w);

@@ -1,6 +1,13 @@
 /* forward.c - a block of tokens through the model, on the device: the order of operators and the
  * points of rounding are the reference session's (layer.c, attend.c, head.c, mtp.c). Everything
- * that depends on the position is read on the device, so that a decode step can be replayed. */
+ * that depends on the position is read on the device, so that a decode step can be replayed.
+ *
+ * Where nobody listens to what lies between them, operators go together in one launch (fused_*.cu):
+ * the same steps in the same order, so that listening changes no bit. A block of tokens is either a
+ * piece of one conversation or one token each of several (batch.c); the latter differ in what
+ * touches the state of a conversation, and nowhere else. */
+#include <math.h>
+
 #include "session.h"
 
 enum { FP8_KV_BLOCK = 64, FP4_INDEX_BLOCK = 32 };
@@ -12,6 +19,14 @@ static bool deployed(const dsv4_cuda_session *s)
 
 /* ---- products ------------------------------------------------------------------------------- */
 
+/* Tokens that go together: of one conversation from position pos0 = *pos on; or, in a batch, one of
+ * each member at pos[i]. */
+typedef struct {
+    const int32_t *ids; /* device [n] */
+    const int64_t *pos; /* device */
+    int64_t pos0, n;
+} block;
+
 /* Products of the same tokens are collected and launched together. */
 typedef struct {
     cu_segment seg[CU_MOST_SEGMENTS];
@@ -19,10 +34,12 @@ typedef struct {
     int64_t n;
 } group;
 
-static void flush(dsv4_cuda_session *s, group *g)
+static void flush(dsv4_cuda_session *s, group *g, const char *what)
 {
+    cu_label(what);
     if (g->count > 0)
-        cu_linear_group(s->stream, g->seg, g->count, g->n);
+        cu_products(s->stream, g->seg, g->count, g->n, &s->room);
+    cu_label(NULL);
     g->count = 0;
 }
 
@@ -38,31 +55,23 @@ static void product(dsv4_cuda_session *s, group *g, const cu_tensor *w, const fl
                          cu_fp8_block(w->cols), NULL);
         x = x8 != NULL ? x8 : s->linear_in;
     }
-    g->seg[g->count++] = (cu_segment){*w, NULL, NULL, x, w->cols, y, w->rows, rounds};
+    g->seg[g->count++] =
+        (cu_segment){*w, NULL, NULL, x, w->cols, y, w->rows, rounds, deployed(s), false};
     g->n = n;
 }
 
 static void one_product(dsv4_cuda_session *s, const cu_tensor *w, const float *x, int64_t n,
-                        float *y, bool keep)
+                        float *y, bool keep, const char *what)
 {
     group g = {.count = 0};
     product(s, &g, w, x, NULL, n, y, keep);
-    flush(s, &g);
-}
-
-/* b.norm rounded to FP8, if anybody takes it so. */
-static const float *rounded_norm(dsv4_cuda_session *s, bool wanted, int64_t n)
-{
-    int64_t D = s->d->model->config.hidden_size;
-    if (deployed(s) && wanted)
-        cu_round_fp8(s->stream, s->norm, s->norm8, n, D, D, D, cu_fp8_block(D), NULL);
-    return s->norm8;
+    flush(s, &g, what);
 }
 
 /* ---- attention ------------------------------------------------------------------------------ */
 
-static cu_compressor compressor_of(const dsv4_cuda_session *s, const cu_compressor_weights *w,
-                                   const cu_compressor_state *c, bool index, int layer)
+cu_compressor cu_compressor_of(const dsv4_cuda_session *s, const cu_compressor_weights *w,
+                               const cu_compressor_state *c, bool index, int layer)
 {
     const dsv4_config *cfg = &s->d->model->config;
     return (cu_compressor){.ratio = c->ratio,
@@ -83,17 +92,16 @@ static cu_compressor compressor_of(const dsv4_cuda_session *s, const cu_compress
 }
 
 static void compress(dsv4_cuda_session *s, const cu_compressor_weights *w,
-                     const cu_compressor_state *state, bool index, int layer, const int64_t *pos,
-                     int64_t pos0, int64_t n)
+                     const cu_compressor_state *state, bool index, int layer, const block *b)
 {
-    cu_compressor c = compressor_of(s, w, state, index, layer);
+    cu_compressor c = cu_compressor_of(s, w, state, index, layer);
     dsv4_tap_id id = index ? DSV4_TAP_INDEXER_KV : DSV4_TAP_COMPRESSED_KV;
-    cu_compressor_store(s->stream, &c, index ? s->index_kv : s->kv, index ? s->index_z : s->z, pos,
-                        n);
-    cu_compressor_emit(s->stream, &c, pos, n);
+    cu_compressor_store(s->stream, &c, index ? s->index_kv : s->kv, index ? s->index_z : s->z,
+                        b->pos, b->n);
+    cu_compressor_emit(s->stream, &c, b->pos, b->n);
     if (s->taps == NULL)
         return;
-    int64_t first = pos0 / c.ratio, count = (pos0 + n) / c.ratio - first;
+    int64_t first = b->pos0 / c.ratio, count = (b->pos0 + b->n) / c.ratio - first;
     float *rows = c.rows + first * c.dim;
     cu_tap_rounded(s, id, layer, first, count, index ? DSV4_ROUND_FP4 : DSV4_ROUND_FP8,
                    index ? FP4_INDEX_BLOCK : FP8_KV_BLOCK, s->before, c.dim, rows, c.dim,
@@ -101,50 +109,243 @@ static void compress(dsv4_cuda_session *s, const cu_compressor_weights *w,
     cu_tap(s, id, layer, first, count, rows, c.dim, c.dim);
 }
 
-static void choose_rows(dsv4_cuda_session *s, const cu_layer *w, const cu_layer_state *state,
-                        int layer, const int64_t *pos, int64_t pos0, int64_t n)
+/* The low-rank query normalised, operator by operator; rounded where wq_b takes FP8. */
+static void query_row(dsv4_cuda_session *s, const cu_layer *w, bool rounds, int layer,
+                      const block *b)
 {
     const dsv4_config *c = &s->d->model->config;
-    int heads = c->index_n_heads, dim = c->index_head_dim, k = c->index_topk;
-    int64_t width = (int64_t)heads * dim, cap = state->indexer.cap_rows;
-    cu_rope(s->stream, s->index_q, n, heads, dim, c->qk_rope_head_dim, s->cos_compress,
+    int64_t rank = c->q_lora_rank;
+    cu_rmsnorm(s->stream, s->q_lora, w->q_norm, c->rms_norm_eps, b->n, rank, s->q_lora,
+               deployed(s));
+    cu_tap(s, DSV4_TAP_Q_LORA, layer, b->pos0, b->n, s->q_lora, rank, rank);
+    if (rounds)
+        cu_round_fp8(s->stream, s->q_lora, s->linear_in, b->n, rank, rank, rank, cu_fp8_block(rank),
+                     NULL);
+}
+
+/* The KV row into the window, operator by operator. */
+static void kv_row(dsv4_cuda_session *s, const cu_layer *w, const cu_layer_state *state, int layer,
+                   const float *cosine, const float *sine, const block *b)
+{
+    const dsv4_config *c = &s->d->model->config;
+    int d = c->head_dim, r = c->qk_rope_head_dim;
+    cu_rmsnorm(s->stream, s->kv_row, w->kv_norm, c->rms_norm_eps, b->n, d, s->kv_row, deployed(s));
+    cu_rope(s->stream, s->kv_row, b->n, 1, d, r, cosine, sine, false, deployed(s));
+    if (s->options.numerics != DSV4_MATH) {
+        cu_round_fp8(s->stream, s->kv_row, s->kv_row, b->n, d, d, d - r, FP8_KV_BLOCK,
+                     cu_hears_rounding(s, layer) ? s->before : NULL);
+        cu_tap_rounded(s, DSV4_TAP_KV, layer, b->pos0, b->n, DSV4_ROUND_FP8, FP8_KV_BLOCK,
+                       s->before, d - r, s->kv_row, d, d - r);
+    }
+    cu_tap(s, DSV4_TAP_KV, layer, b->pos0, b->n, s->kv_row, d, d);
+    cu_window_store(s->stream, s->kv_row, b->pos, b->n, d, s->window_ring, state->window);
+}
+
+/* One token of each conversation: its compressed rows are made with its other rows. */
+static bool compresses_with_rows(const dsv4_cuda_session *s, const block *b)
+{
+    return b->n == 1 || s->n_members > 0;
+}
+
+/* All of that in one launch, unless somebody listens in between. false: nothing was done. */
+static bool rows_together(dsv4_cuda_session *s, const cu_layer *w, int number, int ratio,
+                          bool rounds, int layer, const float *cosine, const float *sine,
+                          const block *b)
+{
+    const dsv4_config *c = &s->d->model->config;
+    bool compresses = ratio > 0 && compresses_with_rows(s, b);
+    if (!cu_rows_take(c->q_lora_rank, c->head_dim, c->index_head_dim) ||
+        cu_hears_rounding(s, layer) || cu_hears(s, DSV4_TAP_Q_LORA, layer, b->pos0, b->n) ||
+        cu_hears(s, DSV4_TAP_KV, layer, b->pos0, b->n))
+        return false;
+    if (compresses && (b->pos0 + 1) % ratio == 0 &&
+        (cu_hears(s, DSV4_TAP_COMPRESSED_KV, layer, b->pos0 / ratio, 1) ||
+         cu_hears(s, DSV4_TAP_INDEXER_KV, layer, b->pos0 / ratio, 1)))
+        return false;
+    cu_rows_args a = {
+        .n = b->n,
+        .numerics = (int)s->options.numerics,
+        .eps = c->rms_norm_eps,
+        .q_lora = s->q_lora,
+        .q8 = rounds ? s->linear_in : NULL,
+        .q_norm = w->q_norm,
+        .q_dim = c->q_lora_rank,
+        .q8_block = cu_fp8_block(c->q_lora_rank),
+        .kv_row = s->kv_row,
+        .kv_norm = w->kv_norm,
+        .dim = c->head_dim,
+        .rope = c->qk_rope_head_dim,
+        .index_dim = c->index_head_dim,
+        .cosine = cosine,
+        .sine = sine,
+        .compresses = compresses,
+        .kv = s->kv,
+        .z = s->z,
+        .index_kv = s->index_kv,
+        .index_z = s->index_z,
+        .index_w = s->index_w,
+        .index_heads = c->index_n_heads,
+        .index_scale =
+            (float)(1.0 / sqrt((double)c->index_head_dim) / sqrt((double)c->index_n_heads)),
+    };
+    if (s->n_members > 0)
+        a.table = s->row_states + (int64_t)number * s->n_members;
+    else
+        a.one = cu_row_state_of(s, w, number, ratio, b->pos);
+    cu_rows(s->stream, &a, ratio);
+    return true;
+}
+
+cu_row_state cu_row_state_of(const dsv4_cuda_session *s, const cu_layer *w, int number, int ratio,
+                             const int64_t *pos)
+{
+    const cu_layer_state *l = &s->layers[number];
+    cu_row_state r = {.pos = pos, .window = l->window, .window_ring = s->window_ring};
+    if (ratio > 0)
+        r.compressor = cu_compressor_of(s, &w->compressor, &l->compressor, false, -1);
+    if (ratio == 4)
+        r.indexer = cu_compressor_of(s, &w->indexer, &l->indexer, true, -1);
+    return r;
+}
+
+static void queries(dsv4_cuda_session *s, int layer, const float *cosine, const float *sine,
+                    const block *b)
+{
+    const dsv4_config *c = &s->d->model->config;
+    int H = c->num_attention_heads, d = c->head_dim;
+    cu_head_norm(s->stream, s->q, c->rms_norm_eps, b->n * H, d, deployed(s));
+    cu_rope(s->stream, s->q, b->n, H, d, c->qk_rope_head_dim, cosine, sine, false, deployed(s));
+    cu_tap(s, DSV4_TAP_Q, layer, b->pos0, b->n, s->q, (int64_t)H * d, (int64_t)H * d);
+}
+
+static void index_queries(dsv4_cuda_session *s, int layer, const block *b)
+{
+    const dsv4_config *c = &s->d->model->config;
+    int heads = c->index_n_heads, dim = c->index_head_dim;
+    int64_t width = (int64_t)heads * dim;
+    cu_rope(s->stream, s->index_q, b->n, heads, dim, c->qk_rope_head_dim, s->cos_compress,
             s->sin_compress, false, deployed(s));
     if (s->options.numerics != DSV4_MATH) {
         bool heard = cu_hears_rounding(s, layer);
-        cu_hadamard(s->stream, s->index_q, n * heads, dim, deployed(s));
-        cu_round_fp4(s->stream, s->index_q, n * heads, dim, FP4_INDEX_BLOCK,
+        cu_hadamard(s->stream, s->index_q, b->n * heads, dim, deployed(s));
+        cu_round_fp4(s->stream, s->index_q, b->n * heads, dim, FP4_INDEX_BLOCK,
                      heard ? s->heads : NULL); /* free until attention */
-        cu_tap_rounded(s, DSV4_TAP_INDEXER_Q, layer, pos0, n, DSV4_ROUND_FP4, FP4_INDEX_BLOCK,
+        cu_tap_rounded(s, DSV4_TAP_INDEXER_Q, layer, b->pos0, b->n, DSV4_ROUND_FP4, FP4_INDEX_BLOCK,
                        s->heads, width, s->index_q, width, width);
     }
-    cu_tap(s, DSV4_TAP_INDEXER_Q, layer, pos0, n, s->index_q, width, width);
-    compress(s, &w->indexer, &state->indexer, true, layer, pos, pos0, n);
-
-    cu_index_weights(s->stream, s->index_w, n, heads, dim, deployed(s));
-    cu_indexer_scores(s->stream, s->index_q, state->indexer.rows, s->index_w, heads, dim, n,
-                      s->taps != NULL ? (pos0 + n) / state->indexer.ratio : cap, pos,
-                      state->indexer.ratio, deployed(s), s->scores, cap);
-    for (int64_t i = 0; s->taps != NULL && i < n; i++)
-        cu_tap(s, DSV4_TAP_INDEXER_SCORES, layer, pos0 + i, 1, s->scores + i * cap,
-               (pos0 + i + 1) / state->indexer.ratio, cap);
-    cu_topk(s->stream, s->scores, cap, n, cap, pos, state->indexer.ratio, k, s->topk);
-    cu_tap(s, DSV4_TAP_INDEXER_TOPK, layer, pos0, n, s->topk, k, k);
+    cu_tap(s, DSV4_TAP_INDEXER_Q, layer, b->pos0, b->n, s->index_q, width, width);
 }
 
-static void attend(dsv4_cuda_session *s, const cu_layer *w, const cu_layer_state *state, int ratio,
-                   int layer, const int64_t *pos, int64_t pos0, int64_t n)
+static bool queries_together(dsv4_cuda_session *s, int ratio, int layer, const float *cosine,
+                             const float *sine, const block *b)
+{
+    const dsv4_config *c = &s->d->model->config;
+    int index_heads = ratio == 4 ? c->index_n_heads : 0;
+    if (!cu_queries_take(c->head_dim, c->qk_rope_head_dim, index_heads, c->index_head_dim) ||
+        cu_hears(s, DSV4_TAP_Q, layer, b->pos0, b->n) ||
+        (ratio == 4 &&
+         (cu_hears_rounding(s, layer) || cu_hears(s, DSV4_TAP_INDEXER_Q, layer, b->pos0, b->n))))
+        return false;
+    cu_queries_args a = {.n = b->n,
+                         .numerics = (int)s->options.numerics,
+                         .eps = c->rms_norm_eps,
+                         .q = s->q,
+                         .heads = c->num_attention_heads,
+                         .dim = c->head_dim,
+                         .rope = c->qk_rope_head_dim,
+                         .cosine = cosine,
+                         .sine = sine,
+                         .index_q = s->index_q,
+                         .index_heads = index_heads,
+                         .index_dim = c->index_head_dim};
+    cu_queries(s->stream, &a);
+    return true;
+}
+
+/* A conversation's part of the block: n tokens from token `first` on; its state is `of`'s. */
+typedef struct {
+    const dsv4_cuda_session *of;
+    cu_stream stream;
+    int64_t first, n, pos0;
+    const int64_t *pos;
+} part;
+
+static int64_t parts_of(const dsv4_cuda_session *s)
+{
+    return s->n_members > 0 ? s->n_members : 1;
+}
+
+static part part_of(const dsv4_cuda_session *s, const block *b, int64_t i)
+{
+    if (s->n_members > 0)
+        return (part){s->members[i], cu_branch(s, (int)i), i, 1, b->pos0, b->pos + i};
+    return (part){s, s->stream, 0, b->n, b->pos0, b->pos};
+}
+
+static void choose_rows(dsv4_cuda_session *s, int number, int layer, const part *p)
+{
+    const dsv4_config *c = &s->d->model->config;
+    const cu_compressor_state *rows = &p->of->layers[number].indexer;
+    int heads = c->index_n_heads, dim = c->index_head_dim, k = c->index_topk;
+    int64_t cap = rows->cap_rows, ld = s->options.max_positions / 4 + 1;
+    float *scores = s->scores + p->first * ld;
+    int32_t *topk = s->topk + p->first * k;
+    cu_indexer_scores(p->stream, s->index_q + p->first * heads * dim, rows->rows,
+                      s->index_w + p->first * heads, heads, dim, p->n,
+                      s->taps != NULL ? (p->pos0 + p->n) / rows->ratio : cap, p->pos, rows->ratio,
+                      deployed(s), scores, ld);
+    for (int64_t i = 0; s->taps != NULL && i < p->n; i++)
+        cu_tap(s, DSV4_TAP_INDEXER_SCORES, layer, p->pos0 + i, 1, scores + i * ld,
+               (p->pos0 + i + 1) / rows->ratio, ld);
+    cu_topk(p->stream, scores, ld, p->n, cap, p->pos, rows->ratio, k, topk);
+    cu_tap(s, DSV4_TAP_INDEXER_TOPK, layer, p->pos0, p->n, topk, k, k);
+}
+
+/* turned: the results are turned back, too. */
+static void attend_part(dsv4_cuda_session *s, const cu_layer *w, int number, int ratio, bool turned,
+                        const part *p)
+{
+    const dsv4_config *c = &s->d->model->config;
+    int H = c->num_attention_heads, d = c->head_dim;
+    const cu_layer_state *state = &p->of->layers[number];
+    int64_t most = ratio > 0 ? state->compressor.cap_rows : 0;
+    cu_attention_args a = {.n = p->n,
+                           .pos0 = p->pos,
+                           .heads = H,
+                           .dim = d,
+                           .q = s->q + p->first * H * d,
+                           .window = state->window,
+                           .window_ring = p->of->window_ring,
+                           .window_size = c->sliding_window,
+                           .rows = state->compressor.rows,
+                           .ratio = ratio,
+                           .most_rows = most,
+                           .topk = ratio == 4 ? s->topk + p->first * c->index_topk : NULL,
+                           .k = c->index_topk,
+                           .sink = w->sink,
+                           .scratch = s->attention_scratch + p->first * s->attention_each};
+    if (turned) {
+        int64_t at = p->first * (c->qk_rope_head_dim / 2);
+        a.rope = c->qk_rope_head_dim;
+        a.cosine = (ratio > 0 ? s->cos_compress : s->cos_plain) + at;
+        a.sine = (ratio > 0 ? s->sin_compress : s->sin_plain) + at;
+    }
+    a.splits = cu_attention_splits(c->sliding_window + (ratio == 4 ? a.k : most));
+    cu_attention(p->stream, &a, s->heads + p->first * H * d, deployed(s));
+}
+
+static void attend(dsv4_cuda_session *s, const cu_layer *w, int number, int ratio, int layer,
+                   const block *b)
 {
     const dsv4_config *c = &s->d->model->config;
     int H = c->num_attention_heads, d = c->head_dim, r = c->qk_rope_head_dim;
     const float *cosine = ratio > 0 ? s->cos_compress : s->cos_plain;
     const float *sine = ratio > 0 ? s->sin_compress : s->sin_plain;
-    float eps = c->rms_norm_eps;
+    int64_t n = b->n;
     group g = {.count = 0};
 
-    const float *norm8 = rounded_norm(
-        s, cu_quantised(&w->wq_a) || cu_quantised(&w->wkv) || cu_quantised(&w->index_weights), n);
-    product(s, &g, &w->wq_a, s->norm, norm8, n, s->q_lora, false);
-    product(s, &g, &w->wkv, s->norm, norm8, n, s->kv_row, false);
+    product(s, &g, &w->wq_a, s->norm, s->norm8, n, s->q_lora, false);
+    product(s, &g, &w->wkv, s->norm, s->norm8, n, s->kv_row, false);
     if (ratio > 0) { /* float32 in every mode */
         product(s, &g, &w->compressor.wkv, s->norm, NULL, n, s->kv, true);
         product(s, &g, &w->compressor.wgate, s->norm, NULL, n, s->z, true);
@@ -152,59 +353,49 @@ static void attend(dsv4_cuda_session *s, const cu_layer *w, const cu_layer_state
     if (ratio == 4) {
         product(s, &g, &w->indexer.wkv, s->norm, NULL, n, s->index_kv, true);
         product(s, &g, &w->indexer.wgate, s->norm, NULL, n, s->index_z, true);
-        product(s, &g, &w->index_weights, s->norm, norm8, n, s->index_w, false);
+        product(s, &g, &w->index_weights, s->norm, s->norm8, n, s->index_w, false);
     }
-    flush(s, &g);
+    flush(s, &g, "products: wq_a, wkv, compressors");
 
-    cu_rmsnorm(s->stream, s->q_lora, w->q_norm, eps, n, c->q_lora_rank, s->q_lora, deployed(s));
-    cu_tap(s, DSV4_TAP_Q_LORA, layer, pos0, n, s->q_lora, c->q_lora_rank, c->q_lora_rank);
-    if (deployed(s) && (cu_quantised(&w->wq_b) || cu_quantised(&w->index_wq_b)))
-        cu_round_fp8(s->stream, s->q_lora, s->linear_in, n, c->q_lora_rank, c->q_lora_rank,
-                     c->q_lora_rank, cu_fp8_block(c->q_lora_rank), NULL);
+    bool rounds = deployed(s) && (cu_quantised(&w->wq_b) || cu_quantised(&w->index_wq_b));
+    bool rows = rows_together(s, w, number, ratio, rounds, layer, cosine, sine, b);
+    if (!rows)
+        query_row(s, w, rounds, layer, b);
     product(s, &g, &w->wq_b, s->q_lora, s->linear_in, n, s->q, false);
     if (ratio == 4)
         product(s, &g, &w->index_wq_b, s->q_lora, s->linear_in, n, s->index_q, false);
-    flush(s, &g);
-    cu_head_norm(s->stream, s->q, eps, n * H, d, deployed(s));
-    cu_rope(s->stream, s->q, n, H, d, r, cosine, sine, false, deployed(s));
-    cu_tap(s, DSV4_TAP_Q, layer, pos0, n, s->q, (int64_t)H * d, (int64_t)H * d);
+    flush(s, &g, "products: wq_b, index queries");
+    bool turned = queries_together(s, ratio, layer, cosine, sine, b);
+    if (!turned)
+        queries(s, layer, cosine, sine, b);
 
-    cu_rmsnorm(s->stream, s->kv_row, w->kv_norm, eps, n, d, s->kv_row, deployed(s));
-    cu_rope(s->stream, s->kv_row, n, 1, d, r, cosine, sine, false, deployed(s));
-    if (s->options.numerics != DSV4_MATH) {
-        cu_round_fp8(s->stream, s->kv_row, s->kv_row, n, d, d, d - r, FP8_KV_BLOCK,
-                     cu_hears_rounding(s, layer) ? s->before : NULL);
-        cu_tap_rounded(s, DSV4_TAP_KV, layer, pos0, n, DSV4_ROUND_FP8, FP8_KV_BLOCK, s->before,
-                       d - r, s->kv_row, d, d - r);
+    const cu_layer_state *state = s->n_members > 0 ? NULL : &s->layers[number];
+    if (!rows)
+        kv_row(s, w, state, layer, cosine, sine, b);
+    if (ratio > 0 && !(rows && compresses_with_rows(s, b)))
+        compress(s, &w->compressor, &state->compressor, false, layer, b);
+    if (ratio == 4 && !turned)
+        index_queries(s, layer, b);
+    if (ratio == 4 && !(rows && compresses_with_rows(s, b)))
+        compress(s, &w->indexer, &state->indexer, true, layer, b);
+    if (ratio == 4 && !rows)
+        cu_index_weights(s->stream, s->index_w, n, c->index_n_heads, c->index_head_dim,
+                         deployed(s));
+
+    bool back = cu_attention_turns(s->n_members > 0 ? 1 : n, d, r) &&
+                !cu_hears(s, DSV4_TAP_ATTN_HEADS, layer, b->pos0, n);
+    cu_fork(s);
+    for (int64_t i = 0; i < parts_of(s); i++) {
+        part p = part_of(s, b, i);
+        if (ratio == 4)
+            choose_rows(s, number, layer, &p);
+        attend_part(s, w, number, ratio, back, &p);
     }
-    cu_tap(s, DSV4_TAP_KV, layer, pos0, n, s->kv_row, d, d);
-    cu_window_store(s->stream, s->kv_row, pos, n, d, s->window_ring, state->window);
-
-    if (ratio > 0)
-        compress(s, &w->compressor, &state->compressor, false, layer, pos, pos0, n);
-    if (ratio == 4)
-        choose_rows(s, w, state, layer, pos, pos0, n);
-
-    int64_t most = ratio > 0 ? state->compressor.cap_rows : 0;
-    cu_attention_args a = {.n = n,
-                           .pos0 = pos,
-                           .heads = H,
-                           .dim = d,
-                           .q = s->q,
-                           .window = state->window,
-                           .window_ring = s->window_ring,
-                           .window_size = c->sliding_window,
-                           .rows = state->compressor.rows,
-                           .ratio = ratio,
-                           .most_rows = most,
-                           .topk = ratio == 4 ? s->topk : NULL,
-                           .k = c->index_topk,
-                           .sink = w->sink,
-                           .scratch = s->attention_scratch};
-    a.splits = cu_attention_splits(c->sliding_window + (ratio == 4 ? a.k : most));
-    cu_attention(s->stream, &a, s->heads, deployed(s));
-    cu_tap(s, DSV4_TAP_ATTN_HEADS, layer, pos0, n, s->heads, (int64_t)H * d, (int64_t)H * d);
-    cu_rope(s->stream, s->heads, n, H, d, r, cosine, sine, true, deployed(s));
+    cu_join(s);
+    if (!back) {
+        cu_tap(s, DSV4_TAP_ATTN_HEADS, layer, b->pos0, n, s->heads, (int64_t)H * d, (int64_t)H * d);
+        cu_rope(s->stream, s->heads, n, H, d, r, cosine, sine, true, deployed(s));
+    }
 
     /* Group i of consecutive heads has its own rows of wo_a; its input is never FP8. */
     int64_t in = (int64_t)H / c->o_groups * d, out = (int64_t)c->o_groups * c->o_lora_rank;
@@ -215,68 +406,142 @@ static void attend(dsv4_cuda_session *s, const cu_layer *w, const cu_layer_state
         wo.data += (size_t)first * wo.row_bytes;
         wo.row0 += (int)first;
         if (g.count == CU_MOST_SEGMENTS)
-            flush(s, &g);
+            flush(s, &g, "products: wo_a");
         g.n = n;
-        g.seg[g.count++] = (cu_segment){
-            wo, NULL, NULL, s->heads + i * in, (int64_t)H * d, s->o_lora + first, out, deployed(s)};
+        g.seg[g.count++] = (cu_segment){wo,
+                                        NULL,
+                                        NULL,
+                                        s->heads + i * in,
+                                        (int64_t)H * d,
+                                        s->o_lora + first,
+                                        out,
+                                        deployed(s),
+                                        deployed(s),
+                                        false};
     }
-    flush(s, &g);
-    cu_tap(s, DSV4_TAP_O_LORA, layer, pos0, n, s->o_lora, out, out);
-    one_product(s, &w->wo_b, s->o_lora, n, s->out, false);
-    cu_tap(s, DSV4_TAP_ATTN_OUT, layer, pos0, n, s->out, c->hidden_size, c->hidden_size);
+    flush(s, &g, "products: wo_a");
+    cu_keep_apart(false); /* cu_join's */
+    cu_tap(s, DSV4_TAP_O_LORA, layer, b->pos0, n, s->o_lora, out, out);
+    one_product(s, &w->wo_b, s->o_lora, n, s->out, false, "product: wo_b");
+    cu_tap(s, DSV4_TAP_ATTN_OUT, layer, b->pos0, n, s->out, c->hidden_size, c->hidden_size);
 }
 
 /* ---- a layer -------------------------------------------------------------------------------- */
 
-static void hc_enter(dsv4_cuda_session *s, const cu_hc *hc, const float *norm, int layer, bool ffn,
-                     int64_t pos0, int64_t n)
+/* A sublayer to enter: its mixing and normalisation; rounds: it takes norm8, too. */
+typedef struct {
+    const cu_hc *hc;
+    const float *norm;
+    bool rounds, ffn;
+    int layer;
+} sublayer;
+
+static sublayer attention_of(const dsv4_cuda_session *s, int number, int layer)
 {
-    const dsv4_config *c = &s->d->model->config;
-    int k = c->hc_mult;
-    int64_t D = c->hidden_size;
-    cu_gates g = {hc->scale, hc->base, k,       c->hc_sinkhorn_iters,
-                  c->hc_eps, s->pre,   s->post, s->comb};
-    cu_hc_mix(s->stream, &hc->fn, s->streams, c->rms_norm_eps, n, s->mix, s->mix_scratch,
-              s->tickets, &g);
-    cu_tap(s, ffn ? DSV4_TAP_HC_FFN_POST : DSV4_TAP_HC_ATTN_POST, layer, pos0, n, s->post, k, k);
-    cu_tap(s, ffn ? DSV4_TAP_HC_FFN_COMB : DSV4_TAP_HC_ATTN_COMB, layer, pos0, n, s->comb,
-           (int64_t)k * k, (int64_t)k * k);
-    cu_hc_collapse(s->stream, s->streams, s->pre, n, k, D, s->x, deployed(s));
-    cu_tap(s, ffn ? DSV4_TAP_HC_FFN_COLLAPSED : DSV4_TAP_HC_ATTN_COLLAPSED, layer, pos0, n, s->x, D,
-           D);
-    cu_rmsnorm(s->stream, s->x, norm, c->rms_norm_eps, n, D, s->norm, deployed(s));
-    cu_tap(s, ffn ? DSV4_TAP_FFN_NORM : DSV4_TAP_ATTN_NORM, layer, pos0, n, s->norm, D, D);
+    const cu_layer *w = &s->d->layers[number];
+    bool rounds =
+        cu_quantised(&w->wq_a) || cu_quantised(&w->wkv) || cu_quantised(&w->index_weights);
+    return (sublayer){&w->hc_attn, w->attn_norm, rounds && deployed(s), false, layer};
 }
 
-static void hc_leave(dsv4_cuda_session *s, bool ffn, int layer, int64_t pos0, int64_t n)
+static sublayer experts_of(const dsv4_cuda_session *s, int number, int layer)
+{
+    const cu_layer *w = &s->d->layers[number];
+    bool rounds =
+        cu_quantised(&w->shared_w1) || cu_quantised(&w->shared_w3) || cu_quantised(&w->w1);
+    return (sublayer){&w->hc_ffn, w->ffn_norm, rounds && deployed(s), true, layer};
+}
+
+static cu_gates gates_of(const dsv4_cuda_session *s, const cu_hc *hc)
 {
     const dsv4_config *c = &s->d->model->config;
-    int64_t width = c->hc_mult * c->hidden_size;
-    cu_hc_post(s->stream, s->out, s->streams, s->post, s->comb, n, c->hc_mult, c->hidden_size,
-               s->mixed, deployed(s));
+    return (cu_gates){hc->scale, hc->base, c->hc_mult, c->hc_sinkhorn_iters,
+                      c->hc_eps, s->pre,   s->post,    s->comb};
+}
+
+/* Streams to norm. left: the end of the sublayer before goes along. */
+static void hc_enter(dsv4_cuda_session *s, const sublayer *to, const cu_left *left, const block *b)
+{
+    const dsv4_config *c = &s->d->model->config;
+    int k = c->hc_mult, layer = to->layer;
+    int64_t D = c->hidden_size, n = b->n, pos0 = b->pos0;
+    cu_gates g = gates_of(s, to->hc);
+    cu_hc_enter(s->stream, &to->hc->fn, s->streams, c->rms_norm_eps, n, s->mix, s->mix_scratch,
+                s->tickets, &g, to->norm, s->x, s->norm, deployed(s), left);
+    cu_tap(s, to->ffn ? DSV4_TAP_HC_FFN_POST : DSV4_TAP_HC_ATTN_POST, layer, pos0, n, s->post, k,
+           k);
+    cu_tap(s, to->ffn ? DSV4_TAP_HC_FFN_COMB : DSV4_TAP_HC_ATTN_COMB, layer, pos0, n, s->comb,
+           (int64_t)k * k, (int64_t)k * k);
+    if (cu_tap(s, to->ffn ? DSV4_TAP_HC_FFN_COLLAPSED : DSV4_TAP_HC_ATTN_COLLAPSED, layer, pos0, n,
+               s->x, D, D)) /* changed: normalised again */
+        cu_rmsnorm(s->stream, s->x, to->norm, c->rms_norm_eps, n, D, s->norm, deployed(s));
+    cu_tap(s, to->ffn ? DSV4_TAP_FFN_NORM : DSV4_TAP_ATTN_NORM, layer, pos0, n, s->norm, D, D);
+    if (to->rounds)
+        cu_round_fp8(s->stream, s->norm, s->norm8, n, D, D, D, cu_fp8_block(D), NULL);
+}
+
+static void swap_streams(dsv4_cuda_session *s)
+{
     float *swap = s->streams;
     s->streams = s->mixed;
     s->mixed = swap;
-    cu_tap(s, ffn ? DSV4_TAP_STREAMS : DSV4_TAP_STREAMS_MID, layer, pos0, n, s->streams, width,
-           width);
 }
 
-static void moe(dsv4_cuda_session *s, const cu_layer *w, float limit, int layer, const int32_t *ids,
-                int64_t pos0, int64_t n)
+/* From the end of a sublayer into the next (NULL: there is none). what: block, or the experts. */
+static void hc_leave(dsv4_cuda_session *s, bool ffn, int layer, cu_left what, const sublayer *next,
+                     const block *b)
 {
     const dsv4_config *c = &s->d->model->config;
-    int64_t D = c->hidden_size, inner = w->shared_w1.rows;
+    int64_t D = c->hidden_size, width = c->hc_mult * D, n = b->n;
+    dsv4_tap_id id = ffn ? DSV4_TAP_STREAMS : DSV4_TAP_STREAMS_MID;
+    what.streams = s->streams;
+    what.out = s->mixed;
+    swap_streams(s);
+    if (next != NULL && !cu_hears(s, id, layer, b->pos0, n)) {
+        cu_gates g = gates_of(s, next->hc);
+        if (cu_hc_passes(&next->hc->fn, &g, what.k)) {
+            hc_enter(s, next, &what, b);
+            return;
+        }
+    }
+    if (what.block != NULL)
+        cu_hc_post(s->stream, what.block, what.streams, s->post, s->comb, n, c->hc_mult, D,
+                   what.out, deployed(s));
+    else
+        cu_leave(s->stream, what.y, what.experts, what.k, what.shared, what.streams, s->post,
+                 s->comb, n, c->hc_mult, D, what.out, deployed(s));
+    cu_tap(s, id, layer, b->pos0, n, s->streams, width, width);
+    if (next != NULL)
+        hc_enter(s, next, NULL, b);
+}
+
+/* Does nobody hear what lies between the router and the streams? Who hears the experts or their
+ * weights may change them. */
+static bool moe_unheard(const dsv4_cuda_session *s, int layer, const block *b)
+{
+    static const dsv4_tap_id ids[] = {DSV4_TAP_ROUTER_EXPERTS, DSV4_TAP_ROUTER_WEIGHTS,
+                                      DSV4_TAP_ROUTED_OUT, DSV4_TAP_SHARED_OUT, DSV4_TAP_FFN_OUT};
+    for (size_t i = 0; i < sizeof ids / sizeof *ids; i++)
+        if (cu_hears(s, ids[i], layer, b->pos0, b->n))
+            return false;
+    return cu_leave_takes(s->d->model->config.num_experts_per_tok);
+}
+
+static void moe(dsv4_cuda_session *s, const cu_layer *w, float limit, int layer,
+                const sublayer *next, const block *b)
+{
+    const dsv4_config *c = &s->d->model->config;
+    int64_t D = c->hidden_size, inner = w->shared_w1.rows, n = b->n, pos0 = b->pos0;
     int E = c->n_routed_experts, K = c->num_experts_per_tok;
+    bool unheard = moe_unheard(s, layer, b);
     group g = {.count = 0};
-    const float *norm8 =
-        rounded_norm(s, cu_quantised(&w->shared_w1) || cu_quantised(&w->shared_w3), n);
     product(s, &g, &w->gate, s->norm, NULL, n, s->router_logits, true); /* float32 in every mode */
-    product(s, &g, &w->shared_w1, s->norm, norm8, n, s->shared_gate, false);
-    product(s, &g, &w->shared_w3, s->norm, norm8, n, s->shared_up, false);
-    flush(s, &g);
+    product(s, &g, &w->shared_w1, s->norm, s->norm8, n, s->shared_gate, false);
+    product(s, &g, &w->shared_w3, s->norm, s->norm8, n, s->shared_up, false);
+    flush(s, &g, "products: router, shared gate, up");
     cu_tap(s, DSV4_TAP_ROUTER_LOGITS, layer, pos0, n, s->router_logits, E, E);
-    cu_router(s->stream, s->router_logits, w->gate_bias, w->tid2eid, ids, n, E, K,
-              c->routed_scaling_factor, s->experts, s->weights);
+    cu_router(s->stream, s->router_logits, w->gate_bias, w->tid2eid, b->ids, n, E, K,
+              c->routed_scaling_factor, s->experts, s->weights, unheard ? s->share : NULL);
     cu_tap(s, DSV4_TAP_ROUTER_EXPERTS, layer, pos0, n, s->experts, K, K);
     cu_tap(s, DSV4_TAP_ROUTER_WEIGHTS, layer, pos0, n, s->weights, K, K);
     cu_experts_args a = {.n = n,
@@ -301,68 +566,95 @@ static void moe(dsv4_cuda_session *s, const cu_layer *w, float limit, int layer,
                          .list = s->list,
                          .groups = s->groups,
                          .n_groups = s->n_groups,
-                         .out = s->out};
+                         .out = s->out,
+                         .room = s->room};
+    if (unheard) {
+        cu_shared_expert shared = {w->shared_w2, s->norm8, s->shared_gate, s->shared_up, s->shared};
+        cu_experts_and_shared(s->stream, &a, &shared);
+        cu_left left = {.y = s->y, .experts = s->experts, .shared = s->shared, .k = K};
+        hc_leave(s, true, layer, left, next, b);
+        return;
+    }
     cu_experts(s->stream, &a);
     cu_tap(s, DSV4_TAP_ROUTED_OUT, layer, pos0, n, s->out, D, D);
     cu_swiglu(s->stream, s->shared_gate, s->shared_up, limit, n, inner, NULL, deployed(s),
               s->shared_gate);
-    one_product(s, &w->shared_w2, s->shared_gate, n, s->shared, false);
+    one_product(s, &w->shared_w2, s->shared_gate, n, s->shared, false, "product: shared down");
     cu_tap(s, DSV4_TAP_SHARED_OUT, layer, pos0, n, s->shared, D, D);
     cu_add(s->stream, s->out, s->shared, n * D, deployed(s));
     cu_tap(s, DSV4_TAP_FFN_OUT, layer, pos0, n, s->out, D, D);
+    hc_leave(s, true, layer, (cu_left){.block = s->out}, next, b);
 }
 
-static void layer_forward(dsv4_cuda_session *s, int number, int layer, const int32_t *ids,
-                          const int64_t *pos, int64_t pos0, int64_t n)
+/* next: the layer that follows, or -1. The first one is entered by whoever starts. */
+static void layer_forward(dsv4_cuda_session *s, int number, int layer, int next, const block *b)
 {
     const dsv4_model *m = s->d->model;
     const cu_layer *w = &s->d->layers[number];
     const dsv4_layer *l =
         number < m->config.num_hidden_layers ? &m->layers[number] : &m->mtp[0].layer;
-    hc_enter(s, &w->hc_attn, w->attn_norm, layer, false, pos0, n);
-    attend(s, w, &s->layers[number], l->ratio, layer, pos, pos0, n);
-    hc_leave(s, false, layer, pos0, n);
-    hc_enter(s, &w->hc_ffn, w->ffn_norm, layer, true, pos0, n);
-    moe(s, w, l->swiglu_limit, layer, ids, pos0, n);
-    hc_leave(s, true, layer, pos0, n);
+    sublayer experts = experts_of(s, number, layer), after = {NULL};
+    if (next >= 0)
+        after = attention_of(s, next, next);
+    attend(s, w, number, l->ratio, layer, b);
+    hc_leave(s, false, layer, (cu_left){.block = s->out}, &experts, b);
+    moe(s, w, l->swiglu_limit, layer, next >= 0 ? &after : NULL, b);
+}
+
+static void all_layers(dsv4_cuda_session *s, const block *b)
+{
+    int layers = s->d->model->config.num_hidden_layers;
+    sublayer first = attention_of(s, 0, 0);
+    hc_enter(s, &first, NULL, b);
+    for (int l = 0; l < layers; l++)
+        layer_forward(s, l, l, l + 1 < layers ? l + 1 : -1, b);
 }
 
 /* ---- the ends ------------------------------------------------------------------------------- */
 
-/* Streams of one token to b.norm, by a head's gates. */
-static void head_collapse(dsv4_cuda_session *s, const cu_hc *hc, const float *streams)
+/* Streams of n tokens to b.norm, by a head's gates. tapped: the main head, which is listened to. */
+static void head_norm(dsv4_cuda_session *s, const cu_hc *hc, const float *norm,
+                      const float *streams, bool tapped, int64_t pos0, int64_t n)
 {
     const dsv4_config *c = &s->d->model->config;
-    cu_hc_mix(s->stream, &hc->fn, streams, c->rms_norm_eps, 1, s->mix, s->mix_scratch, s->tickets,
+    int64_t D = c->hidden_size;
+    cu_hc_mix(s->stream, &hc->fn, streams, c->rms_norm_eps, n, s->mix, s->mix_scratch, s->tickets,
               NULL);
-    cu_hc_head_gates(s->stream, s->mix, hc->scale, hc->base, 1, c->hc_mult, c->hc_eps, s->pre);
-    cu_hc_collapse(s->stream, streams, s->pre, 1, c->hc_mult, c->hidden_size, s->x, deployed(s));
+    cu_hc_head_gates(s->stream, s->mix, hc->scale, hc->base, n, c->hc_mult, c->hc_eps, s->pre);
+    cu_hc_collapse(s->stream, streams, s->pre, n, c->hc_mult, D, s->x, deployed(s));
+    if (tapped)
+        cu_tap(s, DSV4_TAP_HEAD_COLLAPSED, -1, pos0, n, s->x, D, D);
+    cu_rmsnorm(s->stream, s->x, norm, c->rms_norm_eps, n, D, s->norm, deployed(s));
+}
+
+/* Logits of tokens first .. first + n - 1 of the block. */
+static void head_of(dsv4_cuda_session *s, int64_t first, int64_t pos0, int64_t n)
+{
+    const dsv4_config *c = &s->d->model->config;
+    int64_t D = c->hidden_size, V = c->vocab_size;
+    head_norm(s, &s->d->hc_head, s->d->norm, s->streams + first * c->hc_mult * D, true, pos0, n);
+    cu_tap(s, DSV4_TAP_FINAL_NORM, -1, pos0, n, s->norm, D, D);
+    one_product(s, &s->d->head, s->norm, n, s->logits, true, "product: head");
+    cu_tap(s, DSV4_TAP_LOGITS, -1, pos0, n, s->logits, V, V);
 }
 
 static void head(dsv4_cuda_session *s, int64_t pos0, int64_t n, bool last)
 {
-    const dsv4_config *c = &s->d->model->config;
-    int64_t D = c->hidden_size, V = c->vocab_size;
     for (int64_t i = 0; i < n; i++) {
         bool wanted = last && i == n - 1;
         for (dsv4_tap_id id = DSV4_TAP_HEAD_COLLAPSED; id <= DSV4_TAP_LOGITS; id++)
             wanted = wanted || cu_wants(s, id, -1, pos0 + i);
-        if (!wanted)
-            continue;
-        head_collapse(s, &s->d->hc_head, s->streams + i * c->hc_mult * D);
-        cu_tap(s, DSV4_TAP_HEAD_COLLAPSED, -1, pos0 + i, 1, s->x, D, D);
-        cu_rmsnorm(s->stream, s->x, s->d->norm, c->rms_norm_eps, 1, D, s->norm, deployed(s));
-        cu_tap(s, DSV4_TAP_FINAL_NORM, -1, pos0 + i, 1, s->norm, D, D);
-        one_product(s, &s->d->head, s->norm, 1, s->logits, true);
-        cu_tap(s, DSV4_TAP_LOGITS, -1, pos0 + i, 1, s->logits, V, V);
+        if (wanted)
+            head_of(s, i, pos0 + i, 1);
     }
 }
 
-static void angles(dsv4_cuda_session *s, const int64_t *pos, int64_t n)
+/* pos0: of consecutive tokens; or NULL and the positions one by one. */
+static void angles(dsv4_cuda_session *s, const int64_t *positions, const int64_t *pos0, int64_t n)
 {
     int half = s->d->model->config.qk_rope_head_dim / 2;
-    cu_rope_angles(s->stream, s->inv_plain, half, NULL, pos, n, s->cos_plain, s->sin_plain);
-    cu_rope_angles(s->stream, s->inv_compress, half, NULL, pos, n, s->cos_compress,
+    cu_rope_angles(s->stream, s->inv_plain, half, positions, pos0, n, s->cos_plain, s->sin_plain);
+    cu_rope_angles(s->stream, s->inv_compress, half, positions, pos0, n, s->cos_compress,
                    s->sin_compress);
 }
 
@@ -384,21 +676,23 @@ static void mtp_forward(dsv4_cuda_session *s, const int32_t *ids, int64_t n)
         return;
     cu_embed(s->stream, &d->embed, next, rows, 1, deployed(s), s->x);
     cu_rmsnorm(s->stream, s->x, d->enorm, c->rms_norm_eps, rows, D, s->norm, deployed(s));
-    one_product(s, &d->e_proj, s->norm, rows, s->out, false);
+    one_product(s, &d->e_proj, s->norm, rows, s->out, false, "product: e_proj");
     cu_rmsnorm(s->stream, s->mixed, d->hnorm, c->rms_norm_eps, rows * c->hc_mult, D, s->mixed,
                deployed(s));
-    one_product(s, &d->h_proj, s->mixed, rows * c->hc_mult, s->streams, false);
+    one_product(s, &d->h_proj, s->mixed, rows * c->hc_mult, s->streams, false, "product: h_proj");
     cu_add_streams(s->stream, s->streams, s->out, rows, c->hc_mult, D, deployed(s));
 
     int64_t pos0 = s->position - waited;
-    angles(s, &s->step->mtp_pos, rows);
-    layer_forward(s, c->num_hidden_layers, -1, next, &s->step->mtp_pos, pos0, rows);
+    block b = {next, &s->step->mtp_pos, pos0, rows};
+    angles(s, NULL, b.pos, rows);
+    sublayer first = attention_of(s, c->num_hidden_layers, -1);
+    hc_enter(s, &first, NULL, &b);
+    layer_forward(s, c->num_hidden_layers, -1, -1, &b);
     for (int64_t i = 0; i < rows; i++) {
         if (!cu_wants(s, DSV4_TAP_MTP_LOGITS, -1, pos0 + i))
             continue;
-        head_collapse(s, &d->mtp_head, s->streams + i * width);
-        cu_rmsnorm(s->stream, s->x, d->mtp_norm, c->rms_norm_eps, 1, D, s->norm, deployed(s));
-        one_product(s, &d->head, s->norm, 1, s->logits, true);
+        head_norm(s, &d->mtp_head, d->mtp_norm, s->streams + i * width, false, pos0 + i, 1);
+        one_product(s, &d->head, s->norm, 1, s->logits, true, "product: head");
         cu_tap(s, DSV4_TAP_MTP_LOGITS, -1, pos0 + i, 1, s->logits, c->vocab_size, c->vocab_size);
     }
 }
@@ -406,13 +700,21 @@ static void mtp_forward(dsv4_cuda_session *s, const int32_t *ids, int64_t n)
 void cu_forward(dsv4_cuda_session *s, int64_t n, bool logits)
 {
     const dsv4_config *c = &s->d->model->config;
-    const int32_t *ids = n == 1 ? &s->step->token : s->ids;
-    const int64_t *pos = &s->step->pos;
-    angles(s, pos, n);
-    cu_embed(s->stream, &s->d->embed, ids, n, c->hc_mult, deployed(s), s->streams);
-    for (int l = 0; l < c->num_hidden_layers; l++)
-        layer_forward(s, l, l, ids, pos, s->position, n);
+    block b = {n == 1 ? &s->step->token : s->ids, &s->step->pos, s->position, n};
+    angles(s, NULL, b.pos, n);
+    cu_embed(s->stream, &s->d->embed, b.ids, n, c->hc_mult, deployed(s), s->streams);
+    all_layers(s, &b);
     head(s, s->position, n, logits);
     if (s->options.mtp)
-        mtp_forward(s, ids, n);
+        mtp_forward(s, b.ids, n);
+}
+
+void cu_forward_batch(dsv4_cuda_session *s)
+{
+    const dsv4_config *c = &s->d->model->config;
+    block b = {s->ids, s->positions, 0, s->n_members};
+    angles(s, s->positions, NULL, b.n);
+    cu_embed(s->stream, &s->d->embed, b.ids, b.n, c->hc_mult, deployed(s), s->streams);
+    all_layers(s, &b);
+    head_of(s, 0, 0, b.n);
 }

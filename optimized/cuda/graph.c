@@ -46,6 +46,103 @@ void cu_graph_free(cu_graph *g)
     free(g);
 }
 
+int cu_graph_edges(const cu_graph *g, int *programmatic)
+{
+    size_t n = 0;
+    *programmatic = 0;
+#if CUDART_VERSION >= 12030
+#if CUDART_VERSION >= 13000
+#define GET_EDGES cudaGraphGetEdges
+#else
+#define GET_EDGES cudaGraphGetEdges_v2
+#endif
+    if (GET_EDGES(g->graph, NULL, NULL, NULL, &n) != cudaSuccess || n == 0)
+        return 0;
+    cudaGraphNode_t *from = dsv4_alloc(n, sizeof *from, "edges", NULL);
+    cudaGraphNode_t *to = dsv4_alloc(n, sizeof *to, "edges", NULL);
+    cudaGraphEdgeData *data = dsv4_alloc(n, sizeof *data, "edges", NULL);
+    if (from != NULL && to != NULL && data != NULL &&
+        GET_EDGES(g->graph, from, to, data, &n) == cudaSuccess)
+        for (size_t i = 0; i < n; i++)
+            *programmatic += data[i].type == cudaGraphDependencyTypeProgrammatic;
+    free(from);
+    free(to);
+    free(data);
+#else
+    (void)g;
+#endif
+    return (int)n;
+}
+
+/* ---- side by side --------------------------------------------------------------------------- */
+
+bool cu_branches_new(dsv4_cuda_session *s, dsv4_error *err)
+{
+    cu_branches *b = &s->branches;
+    bool ok = true;
+    for (int i = 0; i < CU_BRANCHES && i < s->n_members && ok; i++) {
+        cudaEvent_t done = NULL;
+        b->stream[i] = cu_new_stream(err);
+        ok = b->stream[i] != NULL;
+        if (ok && cudaEventCreateWithFlags(&done, cudaEventDisableTiming) != cudaSuccess)
+            ok = dsv4_fail(err, DSV4_E_MACHINE, "cuda: an event for a batch") == DSV4_OK;
+        b->done[i] = done;
+    }
+    if (ok && s->n_members > 0) {
+        cudaEvent_t ready = NULL;
+        if (cudaEventCreateWithFlags(&ready, cudaEventDisableTiming) != cudaSuccess)
+            ok = dsv4_fail(err, DSV4_E_MACHINE, "cuda: an event for a batch") == DSV4_OK;
+        b->ready = ready;
+    }
+    return ok;
+}
+
+void cu_branches_free(dsv4_cuda_session *s)
+{
+    cu_branches *b = &s->branches;
+    for (int i = 0; i < CU_BRANCHES; i++) {
+        cu_delete_stream(b->stream[i]);
+        if (b->done[i] != NULL)
+            cu_ok(cudaEventDestroy((cudaEvent_t)b->done[i]), "freeing an event", 0);
+    }
+    if (b->ready != NULL)
+        cu_ok(cudaEventDestroy((cudaEvent_t)b->ready), "freeing an event", 0);
+}
+
+static int branches_of(const dsv4_cuda_session *s)
+{
+    return s->n_members < CU_BRANCHES ? s->n_members : CU_BRANCHES;
+}
+
+/* An event is no kernel: what follows it waits for all of what came before. */
+void cu_fork(dsv4_cuda_session *s)
+{
+    cu_branches *b = &s->branches;
+    if (s->n_members == 0)
+        return;
+    cu_keep_apart(true);
+    cu_ok(cudaEventRecord((cudaEvent_t)b->ready, s->stream), "a batch", s->n_members);
+    for (int i = 0; i < branches_of(s); i++)
+        cu_ok(cudaStreamWaitEvent(b->stream[i], (cudaEvent_t)b->ready, 0), "a batch", s->n_members);
+}
+
+cu_stream cu_branch(const dsv4_cuda_session *s, int i)
+{
+    return s->branches.stream[i % CU_BRANCHES];
+}
+
+/* Whoever launches the next kernel ends cu_keep_apart after it. */
+void cu_join(dsv4_cuda_session *s)
+{
+    cu_branches *b = &s->branches;
+    for (int i = 0; i < branches_of(s); i++) {
+        cu_ok(cudaEventRecord((cudaEvent_t)b->done[i], b->stream[i]), "a batch", s->n_members);
+        cu_ok(cudaStreamWaitEvent(s->stream, (cudaEvent_t)b->done[i], 0), "a batch", s->n_members);
+    }
+}
+
+/* ---- page-locked memory --------------------------------------------------------------------- */
+
 void *cu_pinned(size_t bytes, const char *what, dsv4_error *err)
 {
     void *p = NULL;

@@ -4,7 +4,6 @@
 #include "tables.h"
 
 static const uint8_t iq2_levels[3] = {8, 25, 43};
-static const uint16_t iq2_bf16[3] = {0x4100, 0x41c8, 0x422c}; /* the same as bf16 */
 
 void cu_iq2_xxs_book(uint64_t book[256])
 {
@@ -17,20 +16,25 @@ void cu_iq2_xxs_book(uint64_t book[256])
     }
 }
 
-void cu_iq2_xxs_tables(cu_iq2_tables *t)
+void cu_iq2_xxs_words(uint32_t *book, uint32_t *signs, int copies)
 {
     for (int i = 0; i < DSV4_IQ2_XXS_GRID; i++) {
         uint8_t levels[8];
+        uint32_t word = 0;
         dsv4_grid_ternary(dsv4_iq2_xxs_grid[i], levels);
         for (int k = 0; k < 8; k++)
-            t->book[i][k] = iq2_bf16[levels[k]];
+            word |= (uint32_t)levels[k] << 4 * k;
+        for (int c = 0; c < copies; c++)
+            book[i * copies + c] = word;
     }
-    for (unsigned i = 0; i < 128; i++) {
-        unsigned ones = 0;
+    for (uint32_t i = 0; i < 128; i++) {
+        uint32_t ones = 0, word = 0;
         for (int k = 0; k < 7; k++)
             ones += i >> k & 1u;
-        unsigned signs = i | (ones & 1u) << 7; /* their number is even */
+        uint32_t bits = i | (ones & 1u) << 7; /* their number is even */
         for (int k = 0; k < 8; k++)
-            t->signs[i][k] = signs >> k & 1u ? 0x8000 : 0;
+            word |= (bits >> k & 1u) << (4 * k + 2);
+        for (int c = 0; c < copies; c++)
+            signs[i * copies + c] = word;
     }
 }

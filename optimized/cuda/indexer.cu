@@ -1,80 +1,218 @@
 /* indexer.cu - scores of the indexer's rows, and the best of them: an exact, ordered top-k. */
-#include "device.cuh"
+#include <cfloat>
+
+#include "parts.cuh"
 
 /* ---- scores --------------------------------------------------------------------------------- */
 
-enum { ROW_TILE = 64, HEAD_TILE = 64, DIM_TILE = 32, SCORE_THREADS = 256 };
+enum {
+    SCORE_THREADS = 256,
+    SCORE_WARPS = 8,
+    ROW_TILE = 16 * SCORE_WARPS, /* rows of a block */
+    HEAD_TILES = 8,              /* of eight heads: what is multiplied at a time */
+    STEPS = 8                    /* of 16 columns: the widest rows */
+};
 
 __device__ __forceinline__ int64_t visible_rows(int64_t n_rows, const int64_t *pos0, int ratio,
                                                 int64_t i)
 {
-    return pos0 != NULL ? (*pos0 + i + 1) / ratio : n_rows;
+    return pos0 != NULL ? (int64_t)((uint32_t)(*pos0 + i + 1) / (uint32_t)ratio) : n_rows;
 }
 
-/* 64 rows of one token; the heads in tiles of 64, a thread 4 rows of 4 heads. */
-static __global__ void indexer_scores(const float *q, const float *rows, const float *w, int heads,
-                                      int dim, int64_t n_rows, const int64_t *pos0, int ratio,
-                                      bool bf16, float *scores, int64_t ld)
+/* A score's share of one head. */
+__device__ __forceinline__ float head_share(float dot, float weight, bool bf16)
+{
+    float v = maybe_bf16(dot, bf16);
+    float relu = v > 0 || v != v ? v : 0; /* NaN passes through */
+    if (MUTANT(16))
+        relu = v; /* no ReLU */
+    return maybe_bf16(relu * weight, bf16);
+}
+
+typedef struct {
+    uint4 two[HEAD_TILES][STEPS][32]; /* q's parts, fragments in order of lane */
+    uint2 third[HEAD_TILES][STEPS][32];
+    float4 raw[SCORE_WARPS][STEPS][32]; /* q on its way here, each lane its own */
+    float weight[8 * HEAD_TILES];
+    unsigned has[SCORE_WARPS]; /* of a warp's share: 1: second parts, 2: some have none at all */
+} score_room;
+
+/* 128 rows, a warp 16 of them, in registers as parts; tokens blockIdx.y, + gridDim.y, ... and their
+ * heads, 64 at a time, come by in shared memory. One room is multiplied while the next is filled.
+ */
+static __global__ void __launch_bounds__(SCORE_THREADS, 1)
+    indexer_scores(const float *q, const float *rows, const float *w, int heads, int dim, int64_t n,
+                   int64_t n_rows, const int64_t *pos0, int ratio, bool bf16, float *scores,
+                   int64_t ld)
+{
+    let_next_start();
+    {
+        /* Rows on their way into the cache, whoever writes the last of them. */
+        int64_t line = (int64_t)blockIdx.x * ROW_TILE * dim + 32 * (int64_t)threadIdx.x;
+        for (; line < (int64_t)(blockIdx.x + 1) * ROW_TILE * dim; line += 32 * SCORE_THREADS)
+            if (line < n_rows * dim)
+                asm volatile("prefetch.global.L2 [%0];" ::"l"(rows + line));
+    }
+    wait_for_previous();
+    extern __shared__ __align__(16) uint8_t memory[];
+    score_room *rooms = (score_room *)(void *)memory;
+    int64_t row0 = (int64_t)blockIdx.x * ROW_TILE, far = visible_rows(n_rows, pos0, ratio, n - 1);
+    int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
+    bool quads = dim % 4 == 0;
+    if (row0 >= far)
+        return;
+    row0 += 16 * warp;
+    const float *row = row0 + g < far ? rows + (row0 + g) * dim : NULL;
+    const float *row8 = row0 + g + 8 < far ? rows + (row0 + g + 8) * dim : NULL;
+    /* A warp's share of the heads from head0 on, and what they weigh. */
+    auto load = [&](score_room *room, int64_t token, int head0) {
+        int head = head0 + 8 * warp + g;
+        bool there = token < n && head < heads;
+        const float *from = there ? q + (token * heads + head) * dim : q;
+#pragma unroll
+        for (int k = 0; k < STEPS; k++) {
+            int c = 16 * k + 4 * t;
+            if (quads)
+                fetch_four(&room->raw[warp][k][lane], c < dim ? from + c : q, there && c < dim);
+            else
+                room->raw[warp][k][lane] = load_four(there ? from : NULL, c, dim, false);
+        }
+        fetched();
+        head = head0 + (int)threadIdx.x;
+        return threadIdx.x < 8 * HEAD_TILES && token < n && head < heads
+                   ? __ldcg(w + token * heads + head)
+                   : 0.0f;
+    };
+    auto store = [&](score_room *room, float weight) {
+        uint32_t below = 0;
+        float size = 0;
+        wait_fetched<0>();
+#pragma unroll
+        for (int k = 0; k < STEPS; k++) {
+            float4 y = room->raw[warp][k][lane];
+            four_parts f = split_four(y);
+            size += size_of_four(y);
+            below |= bits_below(y);
+            if (MUTANT(41) && warp == SCORE_WARPS - 1) /* what the room held before is multiplied */
+                continue;
+            room->two[warp][k][lane] = make_uint4(f.p[0][0], f.p[0][1], f.p[1][0], f.p[1][1]);
+            room->third[warp][k][lane] = make_uint2(f.p[2][0], f.p[2][1]);
+        }
+        unsigned has = (__any_sync(0xffffffffu, below != 0) ? 1u : 0u) |
+                       (__any_sync(0xffffffffu, !has_parts(size)) ? 2u : 0u);
+        if (lane == 0)
+            room->has[warp] = has;
+        if (threadIdx.x < 8 * HEAD_TILES)
+            room->weight[threadIdx.x] = weight;
+    };
+    int64_t token = blockIdx.y;
+    int head0 = 0;
+    store(&rooms[0], load(&rooms[0], token, 0));
+    uint32_t a[STEPS][3][4], below = 0;
+    float size = 0, total[2] = {};
+    {
+        float4 x[STEPS][2];
+#pragma unroll
+        for (int k = 0; k < STEPS; k++) {
+            x[k][0] = load_four(row, 16 * k + 4 * t, dim, quads);
+            x[k][1] = load_four(row8, 16 * k + 4 * t, dim, quads);
+        }
+#pragma unroll
+        for (int k = 0; k < STEPS; k++) {
+            size += size_of_four(x[k][0]) + size_of_four(x[k][1]);
+            below |= bits_below(x[k][0]) | bits_below(x[k][1]);
+            split_rows<true>(x[k][0], x[k][1], a[k]);
+        }
+    }
+    bool a_three = __any_sync(0xffffffffu, below != 0);
+    bool plain = __any_sync(0xffffffffu, !has_parts(size));
+    for (int turn = 0; token < n; turn++) {
+        const score_room *room = &rooms[turn % 2];
+        bool last = head0 + 8 * HEAD_TILES >= heads; /* of this token */
+        int64_t next = last ? token + gridDim.y : token;
+        int next0 = last ? 0 : head0 + 8 * HEAD_TILES;
+        float weight = load(&rooms[(turn + 1) % 2], next, next0);
+        __syncthreads();
+        unsigned b_has = 0;
+#pragma unroll
+        for (int k = 0; k < SCORE_WARPS; k++)
+            b_has |= room->has[k];
+        bool odd = plain || (b_has & 2u) != 0, b_three = (b_has & 1u) != 0;
+        /* A lane has heads 2 t and 2 t + 1 of each tile, rows g and g + 8. */
+#pragma unroll
+        for (int n4 = 0; n4 < HEAD_TILES; n4 += 4) {
+            float dot[4][4] = {};
+            if (odd) {
+#pragma unroll 1
+                for (int c = 0; c < dim; c++) {
+                    float x = row != NULL ? __ldcg(row + c) : 0.0f;
+                    float y = row8 != NULL ? __ldcg(row8 + c) : 0.0f;
+#pragma unroll
+                    for (int e = 0; e < 8; e++) {
+                        int head = head0 + 8 * (n4 + e / 2) + 2 * t + e % 2;
+                        float z =
+                            head < heads ? __ldcg(q + (token * heads + head) * dim + c) : 0.0f;
+                        dot[e / 2][e % 2] = fmaf(z, x, dot[e / 2][e % 2]);
+                        dot[e / 2][2 + e % 2] = fmaf(z, y, dot[e / 2][2 + e % 2]);
+                    }
+                }
+            } else {
+#pragma unroll
+                for (int k = 0; k < STEPS; k++) {
+                    b_parts b[4];
+#pragma unroll
+                    for (int m = 0; m < 4; m++) {
+                        b[m].two = room->two[n4 + m][k][lane];
+                        b[m].third = b_three ? room->third[n4 + m][k][lane] : make_uint2(0, 0);
+                    }
+                    mma_parts<4>(dot, a[k], b, a_three, b_three);
+                }
+            }
+#pragma unroll
+            for (int e = 0; e < 16; e++) {
+                int head = 8 * (n4 + e / 4) + 2 * t + e % 2;
+                if (head0 + head < heads)
+                    total[e % 4 / 2] += head_share(dot[e / 4][e % 4], room->weight[head], bf16);
+            }
+        }
+        if (next < n)
+            store(&rooms[(turn + 1) % 2], weight);
+        if (last) {
+            int64_t visible = visible_rows(n_rows, pos0, ratio, token);
+#pragma unroll
+            for (int r = 0; r < 2; r++) {
+                float sum = total[r];
+                sum += __shfl_xor_sync(0xffffffffu, sum, 1);
+                sum += __shfl_xor_sync(0xffffffffu, sum, 2);
+                if (t == 0 && row0 + g + 8 * r < visible)
+                    scores[token * ld + row0 + g + 8 * r] = maybe_bf16(sum, bf16);
+                total[r] = 0;
+            }
+        }
+        token = next;
+        head0 = next0;
+    }
+    wait_fetched<0>();
+}
+
+/* Rows of any width, and devices with little shared memory: a thread a row, nothing but plain sums.
+ */
+static __global__ void indexer_scores_wide(const float *q, const float *rows, const float *w,
+                                           int heads, int dim, int64_t n_rows, const int64_t *pos0,
+                                           int ratio, bool bf16, float *scores, int64_t ld)
 {
     begin();
-    __shared__ float qs[DIM_TILE][HEAD_TILE + 4], rs[DIM_TILE][ROW_TILE + 4];
-    __shared__ float part[16][ROW_TILE + 1];
-    int64_t i = blockIdx.y, visible = visible_rows(n_rows, pos0, ratio, i);
-    int64_t row0 = (int64_t)blockIdx.x * ROW_TILE;
-    int tx = threadIdx.x % 16, ty = threadIdx.x / 16; /* rows 4 tx, heads 4 ty */
-    if (row0 >= visible)
+    int64_t i = blockIdx.y, row = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+    float total = 0;
+    if (row >= visible_rows(n_rows, pos0, ratio, i))
         return;
-    q += i * heads * dim;
-    float total[4] = {};
-    for (int head0 = 0; head0 < heads; head0 += HEAD_TILE) {
-        float dot[4][4] = {}; /* [head][row] */
-        for (int c0 = 0; c0 < dim; c0 += DIM_TILE) {
-            for (int t = threadIdx.x; t < DIM_TILE * HEAD_TILE; t += SCORE_THREADS) {
-                int c = t % DIM_TILE, h = t / DIM_TILE;
-                qs[c][h] = head0 + h < heads && c0 + c < dim
-                               ? q[(int64_t)(head0 + h) * dim + c0 + c]
-                               : 0.0f;
-                rs[c][h] = row0 + h < visible && c0 + c < dim ? rows[(row0 + h) * dim + c0 + c]
-                                                              : 0.0f;
-            }
-            __syncthreads();
-            int columns = dim - c0 < DIM_TILE ? dim - c0 : DIM_TILE;
-#pragma unroll 8
-            for (int c = 0; c < columns; c++) {
-                float4 a = *(const float4 *)(const void *)&qs[c][4 * ty];
-                float4 b = *(const float4 *)(const void *)&rs[c][4 * tx];
-                const float *x = &a.x, *y = &b.x;
-#pragma unroll
-                for (int h = 0; h < 4; h++)
-#pragma unroll
-                    for (int r = 0; r < 4; r++)
-                        dot[h][r] = fmaf(x[h], y[r], dot[h][r]);
-            }
-            __syncthreads();
-        }
-        for (int h = 0; h < 4; h++) {
-            int head = head0 + 4 * ty + h;
-            if (head >= heads)
-                break;
-            float weight = w[i * heads + head];
-            for (int r = 0; r < 4; r++) {
-                float v = maybe_bf16(dot[h][r], bf16);
-                float relu = v > 0 || v != v ? v : 0; /* NaN passes through */
-                if (MUTANT(16))
-                    relu = v; /* no ReLU */
-                total[r] += maybe_bf16(relu * weight, bf16);
-            }
-        }
+    for (int h = 0; h < heads; h++) {
+        float dot = 0;
+        for (int c = 0; c < dim; c++)
+            dot = fmaf(q[(i * heads + h) * dim + c], rows[row * dim + c], dot);
+        total += head_share(dot, w[i * heads + h], bf16);
     }
-    for (int r = 0; r < 4; r++)
-        part[ty][4 * tx + r] = total[r];
-    __syncthreads();
-    if (threadIdx.x < ROW_TILE && row0 + threadIdx.x < visible) {
-        float sum = 0;
-        for (int t = 0; t < 16; t++)
-            sum += part[t][threadIdx.x];
-        scores[i * ld + row0 + threadIdx.x] = maybe_bf16(sum, bf16);
-    }
+    scores[i * ld + row] = maybe_bf16(total, bf16);
 }
 
 extern "C" void cu_indexer_scores(cu_stream s, const float *q, const float *rows, const float *w,
@@ -82,10 +220,24 @@ extern "C" void cu_indexer_scores(cu_stream s, const float *q, const float *rows
                                   const int64_t *pos0, int ratio, bool bf16, float *scores,
                                   int64_t ld)
 {
-    dim3 grid(cu_blocks(n_rows, ROW_TILE), (unsigned)n);
-    if (n > 0 && n_rows > 0)
-        LAUNCH("indexer_scores", n * n_rows * dim, indexer_scores, grid, SCORE_THREADS, 0, s, q,
-               rows, w, heads, dim, n_rows, pos0, ratio, bf16, scores, ld);
+    enum { BLOCKS = 256 }; /* more are given several tokens each */
+    static bool raised;
+    if (n <= 0 || n_rows <= 0)
+        return;
+    if (dim > 16 * STEPS || cu_most_shared() < 2 * sizeof(score_room)) {
+        dim3 grid(cu_blocks(n_rows, 64), (unsigned)n);
+        LAUNCH("indexer_scores", n * n_rows * dim, indexer_scores_wide, grid, 64, 0, s, q, rows, w,
+               heads, dim, n_rows, pos0, ratio, bf16, scores, ld);
+        return;
+    }
+    if (!raised)
+        raised = cudaFuncSetAttribute(indexer_scores, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                      2 * (int)sizeof(score_room)) == cudaSuccess;
+    unsigned tiles = cu_blocks(n_rows, ROW_TILE), groups = (BLOCKS + tiles - 1) / tiles;
+    dim3 grid(tiles, n < groups ? (unsigned)n : groups);
+    LAUNCH("indexer_scores", n * n_rows * dim, indexer_scores, grid, SCORE_THREADS,
+           2 * sizeof(score_room), s, q, rows, w, heads, dim, n, n_rows, pos0, ratio, bf16, scores,
+           ld);
 }
 
 static __global__ void index_weights(float *w, int64_t n, float scale, bool bf16)
@@ -106,7 +258,13 @@ extern "C" void cu_index_weights(cu_stream s, float *w, int64_t n, int heads, in
 
 /* ---- top-k ---------------------------------------------------------------------------------- */
 
-enum { SELECT_THREADS = 1024, BINS = 256, HELD = 16 /* keys a thread keeps */ };
+enum {
+    SELECT_THREADS = 1024,
+    BINS = 256,
+    HELD = 16,     /* keys a thread keeps */
+    SPREAD = 2048, /* bins over the keys that may be among the best */
+    CROWDED = 64   /* more in a bin are not ranked one against the other */
+};
 
 /* Larger is better; NaN below everything, both zeros alike. */
 __device__ __forceinline__ uint32_t key_of(float score)
@@ -115,6 +273,11 @@ __device__ __forceinline__ uint32_t key_of(float score)
         return 0;
     uint32_t b = __float_as_uint(score == 0 ? 0.0f : score);
     return (b & 0x80000000u ? ~b : b | 0x80000000u);
+}
+
+__device__ __forceinline__ float value_of(uint32_t key)
+{
+    return __uint_as_float(key & 0x80000000u ? key & 0x7fffffffu : ~key);
 }
 
 /* Numbers of the threads before this one that said yes, and of all. */
@@ -179,86 +342,69 @@ __device__ __forceinline__ void gather(uint32_t key, int64_t j, int64_t n, bool 
         best[at] = (uint64_t)key << 32 | (0xffffffffu - (uint32_t)j);
 }
 
-/* A block a token. Four passes of eight bits find the k-th best key; the rows above it and as many
- * of those equal to it as there is room for, the lowest first, are gathered and sorted. */
-static __global__ void __launch_bounds__(SELECT_THREADS)
-    topk(const float *all_scores, int64_t ld, int64_t n_rows, const int64_t *pos0, int ratio, int k,
-         int sorted, int32_t *all_out)
+typedef struct {
+    int count[SPREAD], next[SPREAD]; /* next: the first free place of a bin's keys */
+    int sums[32], bins[BINS], above[BINS / 32], room[32];
+    uint32_t low[32], high[32];
+    int taken, wanted, equals, edge, places, crowded;
+    uint32_t prefix;
+} select_room;
+
+/* Four passes of eight bits find the k-th best key; the rows above it and as many of those equal to
+ * it as there is room for, the lowest first, are gathered and sorted: whatever the scores are. */
+__device__ __forceinline__ void topk_any(const float *scores, int64_t n, int kept, int sorted,
+                                         select_room *r, uint64_t *best, int32_t *out)
 {
-    begin();
-    extern __shared__ uint64_t best[]; /* [sorted], a power of two, at least k */
-    __shared__ int bins[BINS], above[BINS / 32], room[32], taken, wanted, equals;
-    __shared__ uint32_t prefix;
-    int64_t token = blockIdx.x, n = visible_rows(n_rows, pos0, ratio, token);
-    const float *scores = all_scores + token * ld;
-    int32_t *out = all_out + token * k;
     int t = threadIdx.x, lane = t % 32;
-    int kept = n < k ? (int)n : k;
     for (int i = t; i < sorted; i += SELECT_THREADS)
-        if (!MUTANT(17)) /* stale slots */
-            best[i] = 0;
+        best[i] = 0;
     if (t == 0) {
-        prefix = 0;
-        wanted = equals = kept;
-        taken = 0;
+        r->prefix = 0;
+        r->wanted = r->equals = kept;
+        r->taken = 0;
     }
     __syncthreads();
-    /* The first HELD * SELECT_THREADS keys stay in registers: loaded together, read five times. */
-    uint32_t held[HELD];
-#pragma unroll
-    for (int i = 0; i < HELD; i++)
-        held[i] = i * SELECT_THREADS + t < n ? key_of(scores[i * SELECT_THREADS + t]) : 0;
-    for (int shift = 24; kept > 0 && kept < n && shift >= 0; shift -= 8) {
+    for (int shift = 24; kept < n && shift >= 0; shift -= 8) {
         if (t < BINS)
-            bins[t] = 0;
+            r->bins[t] = 0;
         __syncthreads();
-        uint32_t high = shift == 24 ? 0 : 0xffffffffu << (shift + 8), seen = prefix;
-        int left = wanted;
-#pragma unroll
-        for (int i = 0; i < HELD; i++)
-            if (i * SELECT_THREADS < n)
-                count_key(held[i], i * SELECT_THREADS + t < n && (held[i] & high) == seen, shift,
-                          bins);
-        for (int64_t j0 = HELD * SELECT_THREADS; j0 < n; j0 += SELECT_THREADS) {
-            uint32_t key = j0 + t < n ? key_of(scores[j0 + t]) : 0;
-            count_key(key, j0 + t < n && (key & high) == seen, shift, bins);
+        uint32_t high = shift == 24 ? 0 : 0xffffffffu << (shift + 8), seen = r->prefix;
+        int left = r->wanted;
+        for (int64_t j0 = 0; j0 < n; j0 += SELECT_THREADS) {
+            uint32_t key = j0 + t < n ? key_of(__ldcg(&scores[j0 + t])) : 0;
+            count_key(key, j0 + t < n && (key & high) == seen, shift, r->bins);
         }
         __syncthreads();
         /* Thread t has bin 255 - t: how many keys lie in the bins above it? */
-        int mine = t < BINS ? bins[BINS - 1 - t] : 0, sum = mine;
+        int mine = t < BINS ? r->bins[BINS - 1 - t] : 0, sum = mine;
         if (t < BINS) {
             for (int step = 1; step < 32; step *= 2) {
                 int other = __shfl_up_sync(0xffffffffu, sum, step);
                 sum += lane >= step ? other : 0;
             }
             if (lane == 31)
-                above[t / 32] = sum;
+                r->above[t / 32] = sum;
         }
         __syncthreads();
         if (t < BINS) {
             for (int i = 0; i < t / 32; i++)
-                sum += above[i];
+                sum += r->above[i];
             if (sum >= left && sum - mine < left) { /* exactly one thread */
-                wanted = left - (sum - mine);
-                prefix = seen | (uint32_t)(BINS - 1 - t) << shift;
-                equals = mine;
+                r->wanted = left - (sum - mine);
+                r->prefix = seen | (uint32_t)(BINS - 1 - t) << shift;
+                r->equals = mine;
             }
         }
         __syncthreads();
     }
     /* wanted: how many rows with the key `prefix` itself are among the best, of `equals`. */
-    uint32_t edge = prefix;
-    int equal_left = wanted;
-    bool all = kept == n, every = all || equals == wanted;
+    uint32_t edge = r->prefix;
+    int equal_left = r->wanted;
+    bool all = kept == n, every = all || r->equals == r->wanted;
     __syncthreads();
-#pragma unroll
-    for (int i = 0; i < HELD; i++)
-        if (i * SELECT_THREADS < n && kept > 0)
-            gather(held[i], i * SELECT_THREADS + t, n, all, every, edge, &equal_left, room, &taken,
-                   best);
-    for (int64_t j0 = HELD * SELECT_THREADS; j0 < n && kept > 0; j0 += SELECT_THREADS)
-        gather(j0 + t < n ? key_of(scores[j0 + t]) : 0, j0 + t, n, all, every, edge, &equal_left,
-               room, &taken, best);
+    for (int64_t j0 = 0; j0 < n; j0 += SELECT_THREADS)
+        gather(j0 + t < n ? key_of(__ldcg(&scores[j0 + t])) : 0, j0 + t, n, all, every, edge,
+               &equal_left, r->room, &r->taken, best);
     for (int size = 2; size <= sorted; size *= 2)
         for (int step = size / 2; step > 0; step /= 2) {
             __syncthreads();
@@ -273,18 +419,190 @@ static __global__ void __launch_bounds__(SELECT_THREADS)
             }
         }
     __syncthreads();
-    for (int i = t; i < k; i += SELECT_THREADS)
-        out[i] = i < kept ? (int32_t)(0xffffffffu - (uint32_t)best[i]) : -1;
+    for (int i = t; i < kept; i += SELECT_THREADS)
+        out[i] = (int32_t)(0xffffffffu - (uint32_t)best[i]);
+}
+
+/* A block a token. Groups of threads each name the best key they hold: the worst of those is a
+ * bound that more than k keys reach. The keys from there on are spread over bins, the bins' places
+ * counted from the best down, and the keys put there, up to the bin that holds the k-th best:
+ * within its bin a key is ranked against the others. Keys too many for the room or too close
+ * together go the long way. */
+static __global__ void __launch_bounds__(SELECT_THREADS, 1)
+    topk(const float *all_scores, int64_t ld, int64_t n_rows, const int64_t *pos0, int ratio, int k,
+         int sorted, int most, int32_t *all_out)
+{
+    begin();
+    extern __shared__ uint64_t best[]; /* [most], at least sorted: a power of two, at least k */
+    __shared__ select_room r;
+    int64_t token = blockIdx.x, n = visible_rows(n_rows, pos0, ratio, token);
+    const float *scores = all_scores + token * ld;
+    int32_t *out = all_out + token * k;
+    int t = threadIdx.x, lane = t % 32, warp = t / 32;
+    int kept = n < k ? (int)n : k;
+    for (int i = kept + t; i < k; i += SELECT_THREADS)
+        out[i] = -1;
+    if (kept <= 0)
+        return;
+    /* The first HELD * SELECT_THREADS keys stay in registers: loaded together, read again. */
+    uint32_t held[HELD], high = 0;
+    float score[HELD];
+    bool quads = ld % 4 == 0 && (uintptr_t)scores % 16 == 0;
+    auto row_of = [=](int i) {
+        return quads ? i / 4 * 4 * SELECT_THREADS + 4 * t + i % 4 : i * SELECT_THREADS + t;
+    };
+    /* No branch by row: the loads must not wait for each other. */
+    if (quads) {
+#pragma unroll
+        for (int i = 0; i < HELD; i += 4) {
+            int at = row_of(i);
+            float4 v = __ldcg((const float4 *)(const void *)(scores + (at < n ? at : 0)));
+            score[i] = v.x;
+            score[i + 1] = v.y;
+            score[i + 2] = v.z;
+            score[i + 3] = v.w;
+        }
+    } else {
+#pragma unroll
+        for (int i = 0; i < HELD; i++)
+            score[i] = __ldcg(scores + (row_of(i) < n ? row_of(i) : 0));
+    }
+    if (!MUTANT(17)) /* stale counts */
+        for (int i = t; i < SPREAD; i += SELECT_THREADS)
+            r.count[i] = 0;
+#pragma unroll
+    for (int i = 0; i < HELD; i++) {
+        held[i] = row_of(i) < n ? key_of(score[i]) : 0;
+        high = held[i] > high ? held[i] : high;
+    }
+    for (int64_t j = HELD * SELECT_THREADS + t; j < n; j += SELECT_THREADS) {
+        uint32_t key = key_of(__ldcg(&scores[j]));
+        high = key > high ? key : high;
+    }
+    uint32_t group = kept <= SELECT_THREADS ? high : 0;
+    for (int step = 1; step < 32 && SELECT_THREADS / (2 * step) >= kept; step *= 2) {
+        uint32_t other = __shfl_xor_sync(0xffffffffu, group, step);
+        group = other > group ? other : group;
+    }
+    high = __reduce_max_sync(0xffffffffu, high);
+    group = __reduce_min_sync(0xffffffffu, group);
+    if (lane == 0) {
+        r.high[warp] = high;
+        r.low[warp] = group;
+    }
+    if (t == 0) {
+        r.crowded = 0;
+        r.places = most + 1; /* until somebody finds the edge */
+    }
+    __syncthreads();
+    high = __reduce_max_sync(0xffffffffu, r.high[lane]);
+    uint32_t low = __reduce_min_sync(0xffffffffu, r.low[lane]);
+    /* Bins by key: by the logarithm, that is; on both sides of zero by value instead. Both ways a
+     * larger key never falls into a lower bin. */
+    int bits = 32 - __clz((int)(high - low)), shift = bits > 11 ? bits - 11 : 0;
+    float bottom = value_of(low), top = value_of(high), width = top - bottom;
+    float per_unit = __fdiv_rn((float)(SPREAD - 1), width);
+    bool by_value = bottom < 0 && top > 0 && width <= FLT_MAX && per_unit <= FLT_MAX;
+    auto bin_of = [=](uint32_t key) {
+        int by_size = (int)((value_of(key) - bottom) * per_unit);
+        return by_value ? by_size : (int)((key - low) >> shift);
+    };
+    unsigned in = 0; /* bit i: row_of(i) is one */
+#pragma unroll
+    for (int i = 0; i < HELD; i++)
+        in |= row_of(i) < n && held[i] >= low ? 1u << i : 0u;
+    if (by_value)
+#pragma unroll
+        for (int i = 0; i < HELD; i++) {
+            if ((in >> i & 1u) != 0)
+                atomicAdd(&r.count[bin_of(held[i])], 1);
+        }
+    else
+#pragma unroll
+        for (int i = 0; i < HELD; i++) {
+            if ((in >> i & 1u) != 0)
+                atomicAdd(&r.count[(held[i] - low) >> shift], 1);
+        }
+    for (int64_t j = HELD * SELECT_THREADS + t; j < n; j += SELECT_THREADS) {
+        uint32_t key = key_of(__ldcg(&scores[j]));
+        if (key >= low)
+            atomicAdd(&r.count[bin_of(key)], 1);
+    }
+    __syncthreads();
+    /* Thread t has the bins SPREAD - 1 - 2 t and the one below. */
+    int bin = SPREAD - 1 - 2 * t, upper = r.count[bin], lower = r.count[bin - 1];
+    int sum = upper + lower;
+    for (int step = 1; step < 32; step *= 2) {
+        int other = __shfl_up_sync(0xffffffffu, sum, step);
+        sum += lane >= step ? other : 0;
+    }
+    if (lane == 31)
+        r.sums[warp] = sum;
+    __syncthreads();
+    int before = sum - upper - lower +
+                 (int)__reduce_add_sync(0xffffffffu, lane < warp ? (unsigned)r.sums[lane] : 0u);
+    r.next[bin] = before;
+    r.next[bin - 1] = before + upper;
+    if ((before < kept && upper > CROWDED) || (before + upper < kept && lower > CROWDED))
+        r.crowded = 1;
+    if (before < kept && before + upper + lower >= kept) { /* exactly one thread */
+        bool here = before + upper >= kept;
+        r.edge = here ? bin : bin - 1;
+        r.places = before + upper + (here ? 0 : lower);
+    }
+    __syncthreads();
+    if (r.crowded != 0 || r.places > most) {
+        topk_any(scores, n, kept, sorted, &r, best, out);
+        return;
+    }
+    int edge = r.edge, places = r.places;
+    auto put = [&](uint32_t key, int bin, uint32_t row) {
+        best[atomicAdd(&r.next[bin], 1)] = (uint64_t)key << 32 | (0xffffffffu - row);
+    };
+    if (by_value)
+#pragma unroll
+        for (int i = 0; i < HELD; i++) {
+            if ((in >> i & 1u) != 0 && bin_of(held[i]) >= edge)
+                put(held[i], bin_of(held[i]), (uint32_t)row_of(i));
+        }
+    else
+#pragma unroll
+        for (int i = 0; i < HELD; i++) {
+            if ((in >> i & 1u) != 0 && held[i] - low >= (uint32_t)edge << shift)
+                put(held[i], (int)((held[i] - low) >> shift), (uint32_t)row_of(i));
+        }
+    for (int64_t j = HELD * SELECT_THREADS + t; j < n; j += SELECT_THREADS) {
+        uint32_t key = key_of(__ldcg(&scores[j]));
+        int at = bin_of(key);
+        if (key >= low && at >= edge)
+            put(key, at, (uint32_t)j);
+    }
+    __syncthreads();
+    for (int i = t; i < places; i += SELECT_THREADS) {
+        uint64_t x = best[i];
+        int at = bin_of((uint32_t)(x >> 32)), end = r.next[at];
+        int rank = end - r.count[at];
+        for (int j = rank, last = end; j < last; j++)
+            rank += best[j] > x ? 1 : 0;
+        /* A row's number is kept reversed: of equal keys the lowest row is the largest. */
+        if (rank < k)
+            out[rank] = (int32_t)(0xffffffffu - (uint32_t)x);
+    }
 }
 
 extern "C" void cu_topk(cu_stream s, const float *scores, int64_t ld, int64_t n, int64_t n_rows,
                         const int64_t *pos0, int ratio, int k, int32_t *out)
 {
+    static bool raised;
     int sorted = 2;
     while (sorted < k)
         sorted *= 2;
+    int most = sorted > 2048 ? sorted : 2048;
+    if (!raised)
+        raised = cudaFuncSetAttribute(topk, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                      CU_MOST_TOPK * (int)sizeof(uint64_t)) == cudaSuccess;
     if (n > 0 && k > 0)
         LAUNCH("topk", n * n_rows, topk, (unsigned)n, SELECT_THREADS,
-               (size_t)sorted * sizeof(uint64_t), s, scores, ld, n_rows, pos0, ratio, k, sorted,
+               (size_t)most * sizeof(uint64_t), s, scores, ld, n_rows, pos0, ratio, k, sorted, most,
                out);
 }

@@ -48,8 +48,15 @@ typedef struct {
     float *y; /* [n], rows ldy apart */
     int64_t ldy;
     bool bf16;
+    bool x_bf16; /* the caller's promise: every x is a bf16 number (or not finite) */
+    /* And: *index is known once the launch before the last one is done, since the last one's kernel
+     * lets the next start no sooner. */
+    bool settled;
 } cu_segment;
 void cu_linear_group(cu_stream s, const cu_segment *segments, int count, int64_t n);
+
+/* Can the rows be read as whole blocks, at the alignment that is needed? */
+bool cu_linear_streams(const cu_tensor *w);
 
 /* Pairs of one expert that are multiplied together: list[first] .. list[first + count - 1]. */
 enum { CU_EXPERT_TOKENS = 4 };
@@ -60,6 +67,32 @@ typedef struct {
 void cu_linear_experts(cu_stream s, const cu_tensor *table, const cu_tensor *shape, int n_experts,
                        const int32_t *list, const cu_expert_group *groups, const int32_t *n_groups,
                        int64_t pairs, int per_row, const float *x, float *y, bool bf16);
+
+/* ---- gemm.cu -------------------------------------------------------------------------------- */
+
+/* Device memory for x in parts of bf16; who queues work on a stream has its own. */
+typedef struct {
+    void *memory; /* aligned to 256 bytes */
+    size_t bytes;
+} cu_room;
+
+enum { CU_GEMM_TOKENS = 16 /* and more: below, cu_linear_group is faster */ };
+/* cu_linear_group, on the tensor cores where tokens are many: the same bits. room: NULL or too
+ * small = cu_linear_group. A part of n tokens' x is 2 bytes a column; x has one part if it is bf16,
+ * else three. */
+void cu_products(cu_stream s, const cu_segment *segments, int count, int64_t n,
+                 const cu_room *room);
+bool cu_gemm_takes(const cu_segment *g, int64_t n);
+
+/* How many pairs of an expert are multiplied together: for cu_expert_pairs. More than
+ * CU_EXPERT_TOKENS: by cu_gemm_experts, with these shapes. */
+int cu_expert_tokens(const cu_tensor *const *shapes, int count, int64_t pairs, int n_experts,
+                     bool x_bf16, const cu_room *room);
+/* cu_linear_experts for groups of `together` pairs. */
+void cu_gemm_experts(cu_stream s, const cu_tensor *table, const cu_tensor *shape, int n_experts,
+                     const int32_t *list, const cu_expert_group *groups, const int32_t *n_groups,
+                     int together, int64_t pairs, int per_row, const float *x, bool x_bf16,
+                     float *y, bool bf16, const cu_room *room);
 
 /* ---- the rest ------------------------------------------------------------------------------- */
 
@@ -88,6 +121,23 @@ typedef struct {
 int64_t cu_hc_mix_scratch(int64_t rows, int64_t width, int64_t n);
 void cu_hc_mix(cu_stream s, const cu_tensor *fn, const float *streams, float eps, int64_t n,
                float *m, float *scratch, uint32_t *tickets, const cu_gates *gates);
+/* The same with gates, then x = collapse [n][dim] and y = RMSNorm of x with the weights norm [dim]
+ * and the same eps (y NULL: not asked for): one launch where device and shape allow it. */
+typedef struct {
+    const float *block; /* [n][D] what the sublayer gave; NULL: the experts, by the next three */
+    const float *y;     /* [n][k][D] */
+    const int32_t *experts; /* [n][k] */
+    const float *shared;    /* [n][D] */
+    int k;
+    const float *streams; /* [n][hc][D] before the sublayer */
+    float *out;           /* [n][hc][D] behind it: the streams that are entered with */
+} cu_left;
+/* left != NULL, where cu_hc_passes says so: first the end of the sublayer before, with the gates as
+ * they are on entry: hc_post, of the experts also expert_sum and add. */
+bool cu_hc_passes(const cu_tensor *fn, const cu_gates *gates, int k);
+void cu_hc_enter(cu_stream s, const cu_tensor *fn, const float *streams, float eps, int64_t n,
+                 float *m, float *scratch, uint32_t *tickets, const cu_gates *gates,
+                 const float *norm, float *x, float *y, bool bf16, const cu_left *left);
 void cu_hc_gates(cu_stream s, const float *m, int64_t n, const cu_gates *gates);
 void cu_hc_head_gates(cu_stream s, const float *m, const float *scale, const float *base, int64_t n,
                       int hc, float eps, float *pre);
@@ -142,24 +192,30 @@ typedef struct {
     const float *sink;
     float *scratch; /* cu_attention_scratch floats */
     int splits;     /* of the rows of a token */
+    /* rope > 0, where cu_attention_turns says so: results turned back by these angles [n][rope/2],
+     * as cu_rope does, in their last `rope` columns. */
+    int rope;
+    const float *cosine, *sine;
 } cu_attention_args;
+bool cu_attention_turns(int64_t n, int dim, int rope);
 int cu_attention_splits(int64_t rows); /* the most rows that a token can see */
 int64_t cu_attention_scratch(int64_t n, int heads, int dim, int splits);
 void cu_attention(cu_stream s, const cu_attention_args *a, float *out, bool bf16);
 
+/* share: NULL or [n][k], as cu_expert_pairs gives it. */
 void cu_router(cu_stream s, const float *logits, const float *bias, const int32_t *tid2eid,
                const int32_t *ids, int64_t n, int n_experts, int k, float scaling, int32_t *experts,
-               float *weights);
+               float *weights, float *share);
 /* h = silu(min(gate, L)) * clamp(up) [n][width]; share: NULL or [n] factors of the rows;
  * deployed: the inputs and the product are rounded to bf16. */
 void cu_swiglu(cu_stream s, const float *gate, const float *up, float limit, int64_t n,
                int64_t width, const float *share, bool bf16, float *h);
-/* Pairs p = i * k + s in order of expert: list [n*k], groups [n*k], *n_groups of them; share [n*k]:
- * the weights, those of an expert listed twice together at its first place and 0 at the others.
- * list NULL: the shares alone. */
+/* Pairs p = i * k + s in order of expert: list [n*k], groups [n*k] of at most `together` pairs,
+ * *n_groups of them; share [n*k]: the weights, those of an expert listed twice together at its
+ * first place and 0 at the others. list NULL: the shares alone. */
 void cu_expert_pairs(cu_stream s, const int32_t *experts, const float *weights, int64_t n, int k,
-                     int n_experts, int32_t *list, cu_expert_group *groups, int32_t *n_groups,
-                     float *share);
+                     int n_experts, int together, int32_t *list, cu_expert_group *groups,
+                     int32_t *n_groups, float *share);
 /* out[i] = sum of y[i*k + s] over s, an expert's later places left out. */
 void cu_expert_sum(cu_stream s, const float *y, const int32_t *experts, int64_t n, int k,
                    int64_t dim, float *out);
@@ -177,7 +233,68 @@ void cu_window_store(cu_stream s, const float *kv, const int64_t *pos0, int64_t 
 /* Streams and embedding side of the MTP layer: x[i][j] += y[i]. */
 void cu_add_streams(cu_stream s, float *x, const float *y, int64_t n, int hc, int64_t dim,
                     bool bf16);
-void cu_advance(cu_stream s, int64_t *pos, int64_t n);
+
+/* ---- compositions: several of the operators above in one launch, with their bits ---------------
+ */
+
+/* fused_rows.cu: rmsnorm (round_fp8) of q_lora; rmsnorm, rope, round_fp8, window_store of kv_row;
+ * compressor_store, compressor_emit; index_weights. */
+typedef struct {
+    const int64_t *pos; /* device */
+    float *window;      /* [window_ring][dim] */
+    int64_t window_ring;
+    cu_compressor compressor, indexer;
+} cu_row_state;
+typedef struct {
+    int64_t n;
+    int numerics; /* dsv4_numerics */
+    float eps;
+    float *q_lora, *q8; /* [n][q_dim]; q8: NULL or where the row rounded to FP8 goes */
+    const float *q_norm;
+    int64_t q_dim;
+    int q8_block;
+    const float *kv_row, *kv_norm; /* [n][dim], [dim] */
+    int dim, rope, index_dim;
+    const float *cosine, *sine;               /* [n][rope/2] */
+    bool compresses;                          /* one token a state: its inputs are stored, too */
+    const float *kv, *z, *index_kv, *index_z; /* [n][lanes*dim] */
+    float *index_w;                           /* [n][index_heads] */
+    int index_heads;
+    float index_scale;
+    cu_row_state one;          /* of consecutive tokens from *one.pos, if table is NULL */
+    const cu_row_state *table; /* device [n]: a token of each state */
+} cu_rows_args;
+bool cu_rows_take(int64_t q_dim, int64_t dim, int64_t index_dim);
+void cu_rows(cu_stream s, const cu_rows_args *a, int ratio);
+
+/* fused_queries.cu: head_norm, rope of q; rope, hadamard, round_fp4 of index_q. */
+typedef struct {
+    int64_t n;
+    int numerics;
+    float eps;
+    float *q; /* [n][heads][dim] */
+    int heads, dim, rope;
+    const float *cosine, *sine; /* [n][rope/2] */
+    float *index_q;             /* [n][index_heads][index_dim] */
+    int index_heads, index_dim; /* 0 heads: none */
+} cu_queries_args;
+bool cu_queries_take(int dim, int rope, int index_heads, int index_dim);
+void cu_queries(cu_stream s, const cu_queries_args *a);
+
+/* fused_experts.cu: swiglu of two lots of rows (round_fp8 by `block` columns, 0 = none); then
+ * expert_sum, add, hc_post. out may be gate. */
+typedef struct {
+    const float *gate, *up, *share; /* [n][width], share [n] or NULL */
+    float *out;
+    int64_t n, width;
+    int block;
+} cu_swiglu_rows;
+void cu_swiglu_both(cu_stream s, const cu_swiglu_rows *first, const cu_swiglu_rows *second,
+                    float limit, bool bf16);
+bool cu_leave_takes(int k);
+void cu_leave(cu_stream s, const float *y, const int32_t *experts, int k, const float *shared,
+              const float *streams, const float *post, const float *comb, int64_t n, int hc,
+              int64_t dim, float *out, bool bf16);
 
 #ifdef __cplusplus
 }

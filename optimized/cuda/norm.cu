@@ -1,5 +1,5 @@
 /* norm.cu - RMSNorm of rows, and of heads without a weight. */
-#include "device.cuh"
+#include "rows.cuh"
 
 static __global__ void rmsnorm(const float *x, const float *w, float eps, int64_t dim, float *y,
                                bool bf16)
@@ -20,9 +20,9 @@ static __global__ void rmsnorm(const float *x, const float *w, float eps, int64_
 extern "C" void cu_rmsnorm(cu_stream s, const float *x, const float *w, float eps, int64_t n,
                            int64_t dim, float *y, bool bf16)
 {
-    unsigned threads = dim > 2048 ? 1024 : dim > 256 ? 256 : 64;
     if (n > 0)
-        LAUNCH("rmsnorm", n * dim, rmsnorm, (unsigned)n, threads, 0, s, x, w, eps, dim, y, bf16);
+        LAUNCH("rmsnorm", n * dim, rmsnorm, (unsigned)n, norm_threads(dim), 0, s, x, w, eps, dim, y,
+               bf16);
 }
 
 /* One warp a head. */
@@ -37,13 +37,7 @@ static __global__ void head_norm(float *q, float eps, int64_t n, int64_t dim, bo
     for (int64_t k = lane; k < dim; k += 32)
         sum += maybe_bf16(v[k] * v[k], bf16);
     sum = warp_sum(sum);
-    float scale;
-    if (bf16) {
-        float mean = cu_round_to_bf16(cu_round_to_bf16(__fdiv_rn(sum, (float)dim)) + eps);
-        scale = cu_round_to_bf16((float)(1.0 / sqrt((double)mean)));
-    } else {
-        scale = root_scale(sum, dim, eps);
-    }
+    float scale = head_scale(sum, dim, eps, bf16);
     for (int64_t k = lane; k < dim; k += 32)
         v[k] = maybe_bf16(v[k] * scale, bf16);
 }

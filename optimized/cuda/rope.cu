@@ -1,5 +1,5 @@
 /* rope.cu - angles and rotations. */
-#include "device.cuh"
+#include "rows.cuh"
 
 static __global__ void rope_angles(const float *inv_freq, int half, const int64_t *positions,
                                    const int64_t *pos0, int64_t n, float *cosine, float *sine)
@@ -46,8 +46,9 @@ static __global__ void rope(float *x, int64_t n, int heads, int d, int r, const 
     float *tail = row + (d - r) + 2 * k, a = tail[0], b = tail[1];
     if (inverse && !MUTANT(3)) /* the inverse turns forward */
         t = -t;
-    tail[0] = maybe_bf16((float)((double)a * (double)c - (double)b * (double)t), bf16);
-    tail[1] = maybe_bf16((float)((double)a * (double)t + (double)b * (double)c), bf16);
+    float2 turned = rotate(a, b, c, t, bf16);
+    tail[0] = turned.x;
+    tail[1] = turned.y;
 }
 
 /* bf16 needs an even d; r always is. */

@@ -9,77 +9,122 @@ __device__ __forceinline__ double score(float logit)
     return sqrt(fmax(x, 0.0) + log1p(exp(-fabs(x))));
 }
 
-/* One warp a token; values of the choice in shared memory. NaN wins only as the first expert left:
- * nothing is greater than it, and it is greater than nothing. */
-static __global__ void router(const float *logits, const float *bias, const int32_t *tid2eid,
-                              const int32_t *ids, int n_experts, int k, float scaling,
-                              int32_t *experts, float *weights)
+/* Larger is better, both zeros alike; 0: taken or NaN. */
+__device__ __forceinline__ uint32_t choice_key(float v)
 {
-    begin();
-    extern __shared__ float value[]; /* [n_experts], then taken [n_experts] as bytes */
-    uint8_t *taken = (uint8_t *)(value + n_experts);
+    if (v != v)
+        return 0;
+    uint32_t b = cu_bits_of(v == 0 ? 0.0f : v);
+    return b & 0x80000000u ? ~b : b | 0x80000000u;
+}
+
+enum { TAKEN = 1, IS_NAN = 2, ROUTER_THREADS = 256 };
+
+/* A block a token: all of it makes the scores, the first warp chooses. NaN wins only as the first
+ * expert left: nothing is greater than it, and it is greater than nothing. */
+static __global__ void __launch_bounds__(ROUTER_THREADS)
+    router(const float *logits, const float *bias, const int32_t *tid2eid, const int32_t *ids,
+           int n_experts, int k, float scaling, int32_t *experts, float *weights, float *share)
+{
+    extern __shared__ double memory[];
+    bool hashed = tid2eid != NULL;
+    int scored = hashed ? k : n_experts;
+    double *scores = memory;                            /* [scored]: of chosen[], or of all */
+    int32_t *chosen = (int32_t *)(scores + scored);     /* [k] */
+    float *weight = (float *)(chosen + k);              /* [k] */
+    uint32_t *key = (uint32_t *)(weight + k);           /* [n_experts] */
+    uint8_t *state = (uint8_t *)(key + n_experts);      /* [n_experts] */
     int64_t i = blockIdx.x;
-    int lane = threadIdx.x;
+    int lane = threadIdx.x % 32, t = threadIdx.x;
     const float *logit = logits + i * n_experts;
-    int32_t *chosen = experts + i * k;
-    for (int e = lane; e < n_experts && tid2eid == NULL; e += 32) {
-        value[e] = (float)score(logit[e]) + (bias != NULL ? bias[e] : 0.0f);
-        taken[e] = 0;
+    let_next_start();
+    float more = !hashed && bias != NULL && t < n_experts ? __ldg(bias + t) : 0.0f;
+    for (int s = t; s < k && hashed; s += ROUTER_THREADS) /* ids are there before a step begins */
+        chosen[s] = __ldg(tid2eid + (int64_t)ids[i] * k + s);
+    wait_for_previous();
+    bool odd = false;
+#pragma unroll 1
+    for (int at = t; at < scored; at += ROUTER_THREADS) {
+        double d = score(logit[hashed ? chosen[at] : at]); /* its own of chosen[] */
+        scores[at] = d;
+        if (hashed)
+            continue;
+        float v = (float)d + (at == t ? more : bias != NULL ? __ldg(bias + at) : 0.0f);
+        key[at] = choice_key(v);
+        state[at] = v != v ? IS_NAN : 0;
+        odd = odd || v != v;
     }
-    __syncwarp();
-    for (int s = 0; s < k; s++) {
-        int best = n_experts;
-        if (tid2eid != NULL) {
-            best = tid2eid[(int64_t)ids[i] * k + s];
-        } else {
-            int first = n_experts;
-            float most = 0;
-            for (int e = lane; e < n_experts; e += 32) {
-                if (taken[e])
-                    continue;
-                first = e < first ? e : first;
-                if (value[e] == value[e] && (best == n_experts || value[e] > most)) {
-                    best = e;
-                    most = value[e];
-                }
+    odd = __syncthreads_or(odd);
+    if (t >= 32)
+        return;
+    for (int s = 0; s < k && !hashed; s++) {
+        uint32_t most = 0;
+        int best = n_experts, first = n_experts;
+#pragma unroll 8
+        for (int e = lane; e < n_experts; e += 32)
+            if (key[e] > most) {
+                most = key[e];
+                best = e;
             }
-            for (int step = 16; step > 0; step /= 2) {
-                int other = __shfl_xor_sync(0xffffffffu, best, step);
-                int left = __shfl_xor_sync(0xffffffffu, first, step);
-                float more = __shfl_xor_sync(0xffffffffu, most, step);
-                first = left < first ? left : first;
-                bool tie = MUTANT(14) ? other > best : other < best; /* ties to the higher */
-                if (other < n_experts &&
-                    (best == n_experts || more > most || (more == most && tie))) {
-                    best = other;
-                    most = more;
+        uint32_t top = __reduce_max_sync(0xffffffffu, most);
+        if (MUTANT(14)) /* ties to the higher */
+            best = (int)__reduce_max_sync(0xffffffffu, most == top && top > 0 ? best : 0);
+        else
+            best = (int)__reduce_min_sync(0xffffffffu,
+                                          (unsigned)(most == top && top > 0 ? best : n_experts));
+        if (odd || best == n_experts) {
+            for (int e = lane; e < n_experts; e += 32)
+                if (!(state[e] & TAKEN)) {
+                    first = e;
+                    break;
                 }
-            }
-            if (best == n_experts || value[first] != value[first])
+            first = (int)__reduce_min_sync(0xffffffffu, (unsigned)first);
+            if (best == n_experts || state[first] & IS_NAN)
                 best = first;
-            if (lane == 0)
-                taken[best] = 1;
         }
-        if (lane == 0)
+        __syncwarp();
+        if (lane == 0) {
             chosen[s] = best;
+            state[best] |= TAKEN;
+            key[best] = 0;
+        }
         __syncwarp();
     }
-    if (lane == 0) {
-        double sum = 0;
-        for (int s = 0; s < k; s++)
-            sum += score(logit[chosen[s]]);
-        for (int s = 0; s < k; s++)
-            weights[i * k + s] = (float)(score(logit[chosen[s]]) / sum * (double)scaling);
+    double sum = 0;
+    for (int s = 0; s < k; s++)
+        sum += scores[hashed ? s : chosen[s]];
+    for (int s = lane; s < k; s += 32) {
+        weight[s] = (float)(scores[hashed ? s : chosen[s]] / sum * (double)scaling);
+        experts[i * k + s] = chosen[s];
+        weights[i * k + s] = weight[s];
+    }
+    __syncwarp();
+    for (int s = lane; s < k && share != NULL; s += 32) {
+        float all = 0;
+        bool later = false;
+        for (int m = 0; m < k; m++)
+            if (chosen[m] == chosen[s]) {
+                later = later || m < s;
+                all += weight[m];
+            }
+        share[i * k + s] = later ? 0.0f : all;
     }
 }
 
 extern "C" void cu_router(cu_stream s, const float *logits, const float *bias,
                           const int32_t *tid2eid, const int32_t *ids, int64_t n, int n_experts,
-                          int k, float scaling, int32_t *experts, float *weights)
+                          int k, float scaling, int32_t *experts, float *weights, float *share)
 {
+    static bool raised;
+    size_t scored = (size_t)(tid2eid != NULL ? k : n_experts);
+    if (!raised) /* for thousands of experts */
+        cudaFuncSetAttribute(router, cudaFuncAttributeMaxDynamicSharedMemorySize, 160 * 1024);
+    raised = true;
     if (n > 0)
-        LAUNCH("router", n * n_experts, router, (unsigned)n, 32, (size_t)n_experts * 5, s, logits,
-               bias, tid2eid, ids, n_experts, k, scaling, experts, weights);
+        LAUNCH("router", n * n_experts, router, (unsigned)n, ROUTER_THREADS,
+               scored * sizeof(double) + (size_t)k * (sizeof(int32_t) + sizeof(float)) +
+                   (size_t)n_experts * 5,
+               s, logits, bias, tid2eid, ids, n_experts, k, scaling, experts, weights, share);
 }
 
 /* The place that holds all of expert e's weight for its token: the first that names it. */
@@ -93,8 +138,8 @@ __device__ __forceinline__ int first_place(const int32_t *experts, int k, int32_
 
 /* A thread an expert counts and lists its pairs, in order of token. */
 static __global__ void expert_pairs(const int32_t *experts, const float *weights, int64_t n, int k,
-                                    int n_experts, int32_t *list, cu_expert_group *groups,
-                                    int32_t *n_groups, float *share)
+                                    int n_experts, int together, int32_t *list,
+                                    cu_expert_group *groups, int32_t *n_groups, float *share)
 {
     begin();
     extern __shared__ int32_t count[]; /* [n_experts + 1] */
@@ -129,11 +174,11 @@ static __global__ void expert_pairs(const int32_t *experts, const float *weights
     if (threadIdx.x == 0) { /* few enough for one thread: an expert that is named has a group */
         int at = 0;
         for (int e = 0; e < n_experts; e++)
-            for (int p = count[e]; p < count[e + 1]; p += CU_EXPERT_TOKENS) {
+            for (int p = count[e]; p < count[e + 1]; p += together) {
                 int left = count[e + 1] - p;
                 groups[at].expert = e;
                 groups[at].first = p;
-                groups[at++].count = left < CU_EXPERT_TOKENS ? left : CU_EXPERT_TOKENS;
+                groups[at++].count = left < together ? left : together;
             }
         *n_groups = at;
     }
@@ -151,13 +196,14 @@ static __global__ void expert_pairs(const int32_t *experts, const float *weights
 }
 
 extern "C" void cu_expert_pairs(cu_stream s, const int32_t *experts, const float *weights,
-                                int64_t n, int k, int n_experts, int32_t *list,
-                                cu_expert_group *groups, int32_t *n_groups, float *share)
+                                int64_t n, int k, int n_experts, int together,
+                                int32_t *list, cu_expert_group *groups, int32_t *n_groups,
+                                float *share)
 {
     if (n > 0)
         LAUNCH("expert_pairs", n * k, expert_pairs, 1, list == NULL ? 32 : 1024,
                (size_t)(n_experts + 1) * sizeof(int32_t), s, experts, weights, n, k, n_experts,
-               list, groups, n_groups, share);
+               together, list, groups, n_groups, share);
 }
 
 static __global__ void expert_sum(const float *y, const int32_t *experts, int k, int64_t dim,

@@ -2,10 +2,13 @@
  * blocks, decode steps replayed from a graph, state saved and restored. */
 #include "session.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 enum { DEFAULT_CHUNK = 64, ALIGN = 256 };
+/* A batch's position and token. */
+enum { STEP_BYTES = sizeof(int64_t) + sizeof(int32_t) };
 
 /* ---- memory --------------------------------------------------------------------------------- */
 
@@ -33,12 +36,17 @@ static float *take_floats(walk *w, int64_t count)
     return take(w, count, sizeof(float));
 }
 
+static size_t max_size(size_t a, size_t b)
+{
+    return a > b ? a : b;
+}
+
 static int64_t max64(int64_t a, int64_t b)
 {
     return a > b ? a : b;
 }
 
-static int ratio_of(const dsv4_cuda_session *s, int i)
+int cu_ratio_of(const dsv4_cuda_session *s, int i)
 {
     const dsv4_model *m = s->d->model;
     return i < m->config.num_hidden_layers ? m->layers[i].ratio : m->mtp[0].layer.ratio;
@@ -65,7 +73,7 @@ static void plan_state(dsv4_cuda_session *s, walk *w)
     s->pending = take_floats(w, c->hc_mult * c->hidden_size);
     for (int i = 0; i < s->n_layers; i++) {
         cu_layer_state *l = &s->layers[i];
-        int ratio = ratio_of(s, i);
+        int ratio = cu_ratio_of(s, i);
         l->window = take_floats(w, s->window_ring * c->head_dim);
         if (ratio > 0)
             plan_compressor(s, w, &l->compressor, ratio, c->head_dim);
@@ -84,9 +92,12 @@ static void plan(dsv4_cuda_session *s, walk *w)
     int64_t index = (int64_t)c->index_n_heads * c->index_head_dim;
     int64_t lanes = 2 * max64(d, c->index_head_dim), positions = s->options.max_positions;
     int64_t pairs = n * c->num_experts_per_tok, inner = F * max64(c->n_shared_experts, 1);
-    plan_state(s, w);
-    s->step = take(w, 1, sizeof *s->step);
+    if (s->n_members == 0)
+        plan_state(s, w);
+    s->positions = take(w, s->n_members, sizeof *s->positions);
     s->ids = take(w, n + 1, sizeof *s->ids);
+    s->row_states = take(w, (int64_t)s->n_layers * s->n_members, sizeof *s->row_states);
+    s->step = take(w, 1, sizeof *s->step);
     s->inv_plain = take_floats(w, half);
     s->inv_compress = take_floats(w, half);
     s->streams = take_floats(w, n * hc * D);
@@ -129,21 +140,29 @@ static void plan(dsv4_cuda_session *s, walk *w)
     s->y = take_floats(w, pairs * D);
     s->shared_gate = take_floats(w, n * inner);
     s->shared_up = take_floats(w, n * inner);
-    int64_t scratch = 0;
+    int64_t each = 0, together = s->n_members > 0 ? 1 : n; /* tokens of an attention's launch */
     for (int i = 0; i < s->n_layers; i++) {
-        int ratio = ratio_of(s, i);
+        int ratio = cu_ratio_of(s, i);
         int64_t rows = c->sliding_window + (ratio == 4  ? c->index_topk
                                             : ratio > 0 ? positions / ratio
                                                         : 0);
-        scratch =
-            max64(scratch, cu_attention_scratch(n, (int)H, (int)d, cu_attention_splits(rows)));
+        each =
+            max64(each, cu_attention_scratch(together, (int)H, (int)d, cu_attention_splits(rows)));
     }
-    s->attention_scratch = take_floats(w, scratch);
+    s->attention_each = (each + 3) / 4 * 4;
+    s->attention_scratch = take_floats(w, s->attention_each * max64(s->n_members, 1));
     s->cos_plain = take_floats(w, n * half);
     s->sin_plain = take_floats(w, n * half);
     s->cos_compress = take_floats(w, n * half);
     s->sin_compress = take_floats(w, n * half);
-    s->logits = take_floats(w, c->vocab_size);
+    s->logits = take_floats(w, max64(s->n_members, 1) * c->vocab_size);
+    /* x of one product in parts of 2 bytes, and a little for its sums: the widest is wo_a's. */
+    int64_t widest = max64(max64(H * d, 2 * D), c->num_experts_per_tok * max64(D, F)) + 256;
+    s->room.bytes = 0;
+    if (n >= CU_GEMM_TOKENS)
+        s->room.bytes =
+            (size_t)(n * widest) * (s->options.numerics == DSV4_DEPLOYED ? 3 : 7) + 4096;
+    s->room.memory = take(w, (int64_t)s->room.bytes, 1);
     s->tap_bytes = 4 * (size_t)max64(max64(H * d, index), max64(max64(hc * D, c->vocab_size),
                                                                 max64(positions / 4 + 1, o)));
 }
@@ -165,24 +184,25 @@ static dsv4_status fill(dsv4_cuda_session *s, dsv4_error *err)
     return cu_take_error(err);
 }
 
-dsv4_status dsv4_cuda_session_new(dsv4_cuda *d, const dsv4_session_options *options,
-                                  dsv4_cuda_session **out, dsv4_error *err)
+dsv4_status cu_session_make(dsv4_cuda *d, const dsv4_session_options *options,
+                            dsv4_cuda_session *const *members, int n_members,
+                            dsv4_cuda_session **out, dsv4_error *err)
 {
     const dsv4_config *c = &d->model->config;
+    const char *what = n_members > 0 ? "a batch" : "a session";
     *out = NULL;
-    if (options->max_positions < 1 || options->max_positions > c->max_position_embeddings)
-        return dsv4_fail(err, DSV4_E_INPUT, "session: expected 1 to %lld positions, found %lld",
-                         (long long)c->max_position_embeddings, (long long)options->max_positions);
-    if (options->mtp && d->model->mtp == NULL)
-        return dsv4_fail(err, DSV4_E_INPUT, "session: the model has no MTP layer");
-    dsv4_cuda_session *s = dsv4_alloc(1, sizeof *s, "a session", err);
+    dsv4_cuda_session *s = dsv4_alloc(1, sizeof *s, what, err);
     if (s == NULL)
         return DSV4_E_MACHINE;
     s->d = d;
     s->options = *options;
+    s->members = members;
+    s->n_members = n_members;
     if (s->options.chunk <= 0)
         s->options.chunk = DEFAULT_CHUNK;
-    if (s->options.chunk > options->max_positions)
+    if (n_members > 0)
+        s->options.chunk = n_members;
+    else if (s->options.chunk > options->max_positions)
         s->options.chunk = (int)options->max_positions;
     s->window_ring = c->sliding_window - 1 + s->options.chunk;
     s->n_layers = c->num_hidden_layers + (options->mtp ? 1 : 0);
@@ -195,18 +215,27 @@ dsv4_status dsv4_cuda_session_new(dsv4_cuda *d, const dsv4_session_options *opti
     walk w = {0};
     plan(s, &w);
     if (w.overflow) {
-        dsv4_fail(err, DSV4_E_MACHINE, "session: %lld positions need more memory than addressable",
+        dsv4_fail(err, DSV4_E_MACHINE, "%s: %lld positions need more memory than addressable", what,
                   (long long)options->max_positions);
         goto failed;
     }
-    s->arena = cu_new(w.used, "a session", err);
+    char described[96];
+    if (n_members > 0)
+        snprintf(described, sizeof described, "a batch of %d sessions", n_members);
+    else
+        snprintf(described, sizeof described, "a session of %lld positions in blocks of %d",
+                 (long long)options->max_positions, s->options.chunk);
+    s->arena = cu_new(w.used, described, err);
     s->tap_host = dsv4_alloc(s->tap_bytes, 1, "taps", err);
     s->tap_copy = dsv4_alloc(s->tap_bytes, 1, "taps", err);
     if (s->arena == NULL || s->tap_host == NULL || s->tap_copy == NULL)
         goto failed;
     s->stream = cu_new_stream(err);
-    s->step_host = s->stream != NULL ? cu_pinned(sizeof *s->step_host, "a session", err) : NULL;
-    if (s->step_host == NULL)
+    size_t step = max_size(sizeof *s->step_host, (size_t)n_members * STEP_BYTES);
+    s->step_host = s->stream != NULL ? cu_pinned(step, what, err) : NULL;
+    size_t logits = (size_t)max64(n_members, 1) * (size_t)c->vocab_size * sizeof(float);
+    s->logits_host = s->step_host != NULL ? cu_pinned(logits, what, err) : NULL;
+    if (s->logits_host == NULL || !cu_branches_new(s, err))
         goto failed;
     size_t bytes = w.used;
     w = (walk){.base = s->arena};
@@ -221,14 +250,29 @@ failed:
     return DSV4_E_MACHINE;
 }
 
+dsv4_status dsv4_cuda_session_new(dsv4_cuda *d, const dsv4_session_options *options,
+                                  dsv4_cuda_session **out, dsv4_error *err)
+{
+    const dsv4_config *c = &d->model->config;
+    *out = NULL;
+    if (options->max_positions < 1 || options->max_positions > c->max_position_embeddings)
+        return dsv4_fail(err, DSV4_E_INPUT, "session: expected 1 to %lld positions, found %lld",
+                         (long long)c->max_position_embeddings, (long long)options->max_positions);
+    if (options->mtp && d->model->mtp == NULL)
+        return dsv4_fail(err, DSV4_E_INPUT, "session: the model has no MTP layer");
+    return cu_session_make(d, options, NULL, 0, out, err);
+}
+
 void dsv4_cuda_session_free(dsv4_cuda_session *s)
 {
     if (s == NULL)
         return;
     cu_graph_free(s->graph);
+    cu_branches_free(s);
     cu_delete_stream(s->stream);
     cu_delete(s->arena);
     cu_unpin(s->step_host);
+    cu_unpin(s->logits_host);
     free(s->tap_host);
     free(s->tap_copy);
     free(s->layers);
@@ -253,8 +297,8 @@ void dsv4_cuda_session_reset(dsv4_cuda_session *s)
 
 /* ---- tokens --------------------------------------------------------------------------------- */
 
-static dsv4_status check_tokens(const dsv4_cuda_session *s, const int32_t *tokens, int64_t n,
-                                dsv4_error *err)
+dsv4_status cu_check_tokens(const dsv4_cuda_session *s, const int32_t *tokens, int64_t n,
+                            dsv4_error *err)
 {
     int64_t vocab = s->d->model->config.vocab_size, most = s->options.max_positions;
     if (n < 1)
@@ -290,16 +334,19 @@ static dsv4_status append_block(dsv4_cuda_session *s, const int32_t *ids, int64_
 {
     size_t vocab = (size_t)s->d->model->config.vocab_size;
     *s->step_host = (cu_step){s->position, s->position > 0 ? s->position - 1 : 0, ids[0], 0};
-    bool ok = cu_to_device(s->stream, s->step, s->step_host, sizeof *s->step, "a step") &&
-              cu_to_device(s->stream, s->ids, ids, (size_t)n * sizeof *ids, "tokens");
+    bool ok = cu_to_device(s->stream, s->step, s->step_host, sizeof *s->step, "a step");
+    if (ok && n > 1) /* one token is in the step */
+        ok = cu_to_device(s->stream, s->ids, ids, (size_t)n * sizeof *ids, "tokens");
     if (ok && n == 1 && s->taps == NULL && s->position > 0 && !s->no_graph)
         ok = replay(s);
     else if (ok)
         cu_forward(s, n, logits != NULL);
     if (ok && logits != NULL)
-        ok = cu_to_host(s->stream, logits, s->logits, vocab * sizeof *logits, "logits");
+        ok = cu_from_device(s->stream, s->logits_host, s->logits, vocab * sizeof *logits, "logits");
     (void)(cu_wait(s->stream, "a block of tokens") && ok);
     dsv4_status status = cu_take_error(err);
+    if (status == DSV4_OK && logits != NULL)
+        memcpy(logits, s->logits_host, vocab * sizeof *logits);
     if (status == DSV4_OK)
         s->position += n;
     return status;
@@ -308,7 +355,7 @@ static dsv4_status append_block(dsv4_cuda_session *s, const int32_t *ids, int64_
 dsv4_status dsv4_cuda_session_append(dsv4_cuda_session *s, const int32_t *tokens, int64_t n,
                                      float *logits, dsv4_error *err)
 {
-    dsv4_status status = check_tokens(s, tokens, n, err);
+    dsv4_status status = cu_check_tokens(s, tokens, n, err);
     for (int64_t at = 0; status == DSV4_OK && at < n; at += s->options.chunk) {
         int64_t block = n - at < s->options.chunk ? n - at : s->options.chunk;
         status = append_block(s, tokens + at, block, at + block == n ? logits : NULL, err);

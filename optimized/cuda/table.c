@@ -229,6 +229,18 @@ static void embed(const dsv4_tensor *table, const int32_t *ids, int64_t n, float
     free(w.floats);
 }
 
+static bool all_bf16(const float *x, int64_t ldx, int64_t n, int64_t cols)
+{
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t c = 0; c < cols; c++) {
+            uint32_t bits;
+            memcpy(&bits, &x[i * ldx + c], sizeof bits);
+            if ((bits & 0xffffu) != 0)
+                return false;
+        }
+    return true;
+}
+
 static void linear(const dsv4_tensor *w, const float *x, int64_t ldx, int64_t n, float *y,
                    int64_t ldy)
 {
@@ -239,10 +251,14 @@ static void linear(const dsv4_tensor *w, const float *x, int64_t ldx, int64_t n,
     int i = in_floats(&f, x, (n - 1) * ldx + w->cols);
     /* What lies between the rows of y must survive: it goes in too. Dense results are poisoned. */
     int o = need(&f, ldy == w->rows ? OUT : INOUT, y, (n - 1) * ldy + w->rows, sizeof *y);
+    bool bf16 = all_bf16(x, ldx, n, w->cols);
+    size_t bytes = (size_t)(n * (w->cols + 127)) * (bf16 ? 3 : 7) + 4096;
+    int r = need(&f, SCRATCH, NULL, (int64_t)bytes, 1);
     if (begin(&f))
         while (run(&f)) {
-            cu_tensor t = weights_at(&f, &m);
-            cu_linear(f.stream, &t, at(&f, i), ldx, n, at(&f, o), ldy, false);
+            cu_segment g = {weights_at(&f, &m), NULL, NULL,  at(&f, i), ldx,
+                            at(&f, o),          ldy,  false, bf16,      false};
+            cu_products(f.stream, &g, 1, n, &(cu_room){at(&f, r), bytes});
         }
     free(m.floats);
 }
@@ -454,7 +470,7 @@ static void router(const float *logits, const float *bias, const dsv4_tensor *ti
     if (begin(&f))
         while (run(&f))
             cu_router(f.stream, at(&f, l), at(&f, b), at(&f, t), at(&f, i), n, n_experts, k,
-                      scaling, at(&f, e), at(&f, w));
+                      scaling, at(&f, e), at(&f, w), NULL);
     free(table);
 }
 
@@ -484,7 +500,7 @@ static bool experts(const dsv4_experts_args *a, float *out)
     cu_tensor *tables = dsv4_alloc((size_t)E * 3, sizeof *tables, "experts", NULL);
     bool ok = w != NULL && tables != NULL;
     for (int e = 0; ok && e < E; e++) {
-        ok = f.n + 6 <= MOST_SLOTS - 14;
+        ok = f.n + 6 <= MOST_SLOTS - 15;
         if (!ok)
             break;
         w[e] = in_weights(&f, &l->w1[e]);
@@ -503,6 +519,8 @@ static bool experts(const dsv4_experts_args *a, float *out)
     int list = need(&f, SCRATCH, NULL, pairs, sizeof(int32_t));
     int groups = need(&f, SCRATCH, NULL, pairs, sizeof(cu_expert_group));
     int n_groups = need(&f, SCRATCH, NULL, 1, sizeof(int32_t));
+    size_t room = (size_t)(pairs * ((D > F ? D : F) + 127)) * 7 + 4096;
+    int r = need(&f, SCRATCH, NULL, (int64_t)room, 1);
     if (begin(&f)) {
         for (int i = 0; i < 3 * E; i++) /* addresses are known now */
             tables[i] = weights_at(&f, &w[i]);
@@ -526,6 +544,7 @@ static bool experts(const dsv4_experts_args *a, float *out)
             g.groups = at(&f, groups);
             g.n_groups = at(&f, n_groups);
             g.out = at(&f, o);
+            g.room = (cu_room){at(&f, r), room};
             cu_experts(f.stream, &g);
         }
     }

@@ -10,6 +10,16 @@ bool cu_wants(const dsv4_cuda_session *s, dsv4_tap_id id, int layer, int64_t pos
     return t != NULL && t->tap != NULL && (t->want == NULL || t->want(t->ctx, id, layer, position));
 }
 
+bool cu_hears(const dsv4_cuda_session *s, dsv4_tap_id id, int layer, int64_t pos0, int64_t n)
+{
+    if (s->taps == NULL || (layer < 0 && id < DSV4_TAP_HEAD_COLLAPSED))
+        return false;
+    for (int64_t i = 0; i < n; i++)
+        if (cu_wants(s, id, layer, pos0 + i))
+            return true;
+    return false;
+}
+
 bool cu_tap(dsv4_cuda_session *s, dsv4_tap_id id, int layer, int64_t pos0, int64_t n, void *data,
             int64_t width, int64_t ld)
 {

@@ -89,7 +89,14 @@ static cu_tensor matrix(walk *w, const dsv4_tensor *t)
 
 static cu_hc hyper(walk *w, const dsv4_hc_weights *h)
 {
-    cu_hc d = {.fn = matrix(w, &h->fn)};
+    /* In float32 whatever the file has: the mixes are made by a kernel of their own. */
+    cu_hc d = {.fn = {.type = DSV4_F32,
+                      .rows = h->fn.rows,
+                      .cols = h->fn.cols,
+                      .row_bytes = (size_t)h->fn.cols * sizeof(float),
+                      .scale_rows = 1,
+                      .scale_cols = 1}};
+    d.fn.data = (const uint8_t *)floats(w, &h->fn);
     d.base = floats(w, &h->base);
     d.scale = floats(w, &h->scale);
     return d;

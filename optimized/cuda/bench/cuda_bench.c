@@ -1,28 +1,17 @@
 /* cuda_bench.c - how fast the CUDA kernels are, against ceilings measured on the same card in the
  * same run: products of Flash's matrices in every format, attention, indexer, mHC, and, for the
  * models named on the command line, decode and prefill. */
-#include <cuda_runtime_api.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "../device.h"
-#include "optimized/optimized.h"
+#include "bench.h"
+#include "failures.h"
 #include "reference/formats/formats.h"
+#include "steps.h"
 #include "yardsticks.h"
 
 enum { ROUNDS = 21 };
-
-typedef struct {
-    cu_stream s;
-    cudaEvent_t a, b;
-    double copy, read, fma; /* bytes/s (copy: read and written), bytes/s, operations/s */
-    uint8_t *pool;          /* noise to read weights from */
-    size_t pool_bytes;
-    float *floats, *out; /* noise as floats, room for results */
-    size_t float_count;
-    uint32_t *tickets;
-} bench;
 
 static int by_size(const void *a, const void *b)
 {
@@ -32,8 +21,7 @@ static int by_size(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* Median seconds of one of `calls` calls of what(ctx, i), i rising over all rounds. */
-static double seconds(bench *x, void (*what)(bench *x, void *ctx, int i), void *ctx, int calls)
+double seconds(bench *x, void (*what)(bench *x, void *ctx, int i), void *ctx, int calls)
 {
     float ms[ROUNDS];
     int i = 0;
@@ -83,6 +71,7 @@ static void ceilings(bench *x)
            "Tflop/s\n",
            x->copy / 1e9, x->read / 1e9, x->fma / 1e12);
     yard_noise(x->s, x->pool, x->pool_bytes, 1, false);
+    measure_matrix(x);
 }
 
 /* ---- products ------------------------------------------------------------------------------- */
@@ -111,7 +100,8 @@ static void one_product(bench *x, void *ctx, int i)
         w.data = x->pool + at;
         if (w.scale_row_bytes > 0)
             w.scale = w.data + (size_t)w.rows * w.row_bytes;
-        g[k] = (cu_segment){w, NULL, NULL, x->floats, w.cols, x->out + k * w.rows, w.rows, false};
+        g[k] = (cu_segment){w,      NULL,  NULL,  x->floats, w.cols, x->out + k * w.rows,
+                            w.rows, false, false, false};
     }
     cu_linear_group(x->s, g, p->sh.together, 1);
 }
@@ -152,125 +142,6 @@ static void products(bench *x)
             printf("%-28s %-8s %10.2f %9.0f %6.1f%%\n", p.sh.name, f->name, 1e6 * t, rate / 1e9,
                    100 * rate / x->read);
         }
-}
-
-/* ---- attention, indexer, mHC ---------------------------------------------------------------- */
-
-static void report(bench *x, const char *name, double t, double bytes, double operations)
-{
-    double memory = bytes / x->read, arithmetic = operations / x->fma;
-    double bound = memory > arithmetic ? memory : arithmetic;
-    printf("%-44s %8.2f us  %7.2f MB %8.1f Mflop  floor %6.2f us (%s)  %5.2fx\n", name, 1e6 * t,
-           bytes / 1e6, operations / 1e6, 1e6 * bound, memory > arithmetic ? "memory" : "float32",
-           t / bound);
-}
-
-typedef struct {
-    cu_attention_args a;
-    int64_t *pos;
-    int32_t *list;
-    float *scores;
-    int64_t rows;
-    cu_tensor fn;
-    cu_gates gates;
-} block;
-
-static void one_attention(bench *x, void *ctx, int i)
-{
-    block *b = ctx;
-    cu_attention_args a = b->a;
-    size_t step = (size_t)640 * 512;
-    a.window = x->floats + (size_t)(i % 64) * step; /* rotated */
-    a.rows = a.window + 128 * 512;
-    cu_attention(x->s, &a, x->out, false);
-}
-
-static void one_scores(bench *x, void *ctx, int i)
-{
-    block *b = ctx;
-    cu_indexer_scores(x->s, x->floats, x->floats + (size_t)(1 + i % 16) * 16384 * 128,
-                      x->floats + 8192, 64, 128, 1, b->rows, NULL, 4, false, b->scores, b->rows);
-}
-
-static void one_topk(bench *x, void *ctx, int i)
-{
-    block *b = ctx;
-    (void)i;
-    cu_topk(x->s, b->scores, b->rows, 1, b->rows, NULL, 4, 512, b->list);
-}
-
-static void one_mix(bench *x, void *ctx, int i)
-{
-    block *b = ctx;
-    cu_tensor fn = b->fn;
-    fn.data += (size_t)(i % 64) * 24 * 16384 * 4;
-    cu_hc_mix(x->s, &fn, x->floats, 1e-6f, 1, x->out, x->out + 1024, x->tickets, &b->gates);
-}
-
-static void one_mhc(bench *x, void *ctx, int i)
-{
-    block *b = ctx;
-    one_mix(x, ctx, i);
-    cu_hc_collapse(x->s, x->floats, b->gates.pre, 1, 4, 4096, x->out + 65536, false);
-    cu_hc_post(x->s, x->out + 65536, x->floats, b->gates.post, b->gates.comb, 1, 4, 4096,
-               x->out + 131072, false);
-}
-
-static void blocks(bench *x)
-{
-    block b = {.rows = 16384};
-    int64_t pos = 4095;
-    int32_t list[512];
-    for (int i = 0; i < 512; i++)
-        list[i] = (i * 389) % 512; /* all different, out of order */
-    b.pos = cu_new(sizeof pos, "a bench", NULL);
-    b.list = cu_new(sizeof list, "a bench", NULL);
-    b.scores = cu_new((size_t)b.rows * 4, "a bench", NULL);
-    cu_to_device(x->s, b.pos, &pos, sizeof pos, "a bench");
-    cu_to_device(x->s, b.list, list, sizeof list, "a bench");
-    b.a = (cu_attention_args){.n = 1,
-                              .pos0 = b.pos,
-                              .heads = 64,
-                              .dim = 512,
-                              .q = x->floats,
-                              .window_pos0 = pos - 127,
-                              .window_ring = 128,
-                              .window_size = 128,
-                              .ratio = 4,
-                              .most_rows = 1024,
-                              .topk = b.list,
-                              .k = 512,
-                              .sink = x->floats};
-    b.a.splits = cu_attention_splits(640);
-    b.a.scratch = x->out + 65536;
-    printf("\nblocks of one token (Flash); each launch and its gap to the next counts\n");
-    double t = seconds(x, one_attention, &b, 64);
-    report(x, "attention, 128 + 512 rows x 64 heads x 512", t, 4.0 * (640 * 512 + 2 * 64 * 512),
-           2.0 * 2 * 640 * 64 * 512);
-    t = seconds(x, one_scores, &b, 16);
-    report(x, "indexer scores, 16384 rows x 64 heads x 128", t, 4.0 * (16384 * 129 + 64 * 129),
-           2.0 * 16384 * 64 * 128);
-    t = seconds(x, one_topk, &b, 16);
-    report(x, "top 512 of 16384 scores", t, 4.0 * (16384 + 512), 0);
-    b.fn = (cu_tensor){.type = DSV4_F32,
-                       .rows = 24,
-                       .cols = 16384,
-                       .data = (const uint8_t *)x->floats,
-                       .row_bytes = 16384 * 4,
-                       .scale_rows = 1,
-                       .scale_cols = 1};
-    float *room = x->out + 262144;
-    b.gates = (cu_gates){x->floats, x->floats, 4, 20, 1e-6f, room, room + 16, room + 32};
-    t = seconds(x, one_mix, &b, 64);
-    report(x, "mHC: mixes, gates, 20 Sinkhorn passes", t, 4.0 * (25 * 16384 + 48),
-           2.0 * 25 * 16384);
-    t = seconds(x, one_mhc, &b, 64);
-    report(x, "mHC: the same, collapse, expansion", t,
-           4.0 * (25 * 16384 + 16384 + 4096 + 4096 + 2 * 16384), 2.0 * (25 + 4 + 20) * 16384);
-    cu_wait(x->s, "a bench");
-    cu_delete(b.pos);
-    cu_delete(b.list);
-    cu_delete(b.scores);
 }
 
 /* ---- models --------------------------------------------------------------------------------- */
@@ -322,7 +193,7 @@ static void one_head(bench *x, void *ctx, int i)
 }
 
 static dsv4_status model(bench *x, const char *path, int prefill, dsv4_numerics numerics,
-                         dsv4_error *err)
+                         bool apart, dsv4_error *err)
 {
     dsv4_model *m = NULL;
     dsv4_cuda *d = NULL;
@@ -333,10 +204,16 @@ static dsv4_status model(bench *x, const char *path, int prefill, dsv4_numerics 
     dsv4_status status = dsv4_model_open(path, &m, err);
     if (status == DSV4_OK)
         status = dsv4_cuda_open(m, &d, err);
-    dsv4_session_options o = {
-        .numerics = numerics, .max_positions = prefill + 2 * DECODE + 1, .chunk = 512};
+    /* One block, if there is memory for it. */
+    dsv4_session_options o = {.numerics = numerics,
+                              .max_positions = prefill + 2 * DECODE + 4,
+                              .chunk = prefill < 2048 ? prefill : 2048};
     if (status == DSV4_OK)
         status = dsv4_cuda_session_new(d, &o, &s, err);
+    while (status == DSV4_E_MACHINE && d != NULL && o.chunk > 64) {
+        o.chunk /= 2;
+        status = dsv4_cuda_session_new(d, &o, &s, err);
+    }
     if (status != DSV4_OK)
         goto done;
     tokens = dsv4_alloc((size_t)o.max_positions, sizeof *tokens, "tokens", err);
@@ -348,8 +225,11 @@ static dsv4_status model(bench *x, const char *path, int prefill, dsv4_numerics 
     for (int64_t i = 0; i < o.max_positions; i++)
         tokens[i] = (int32_t)((uint64_t)(i * 7919 + 13) % (uint64_t)m->config.vocab_size);
     float ms = 0;
+    status = dsv4_cuda_session_append(s, tokens, prefill, NULL, err); /* loads the kernels */
+    dsv4_cuda_session_reset(s);
     cudaEventRecord(x->a, NULL);
-    status = dsv4_cuda_session_append(s, tokens, prefill, NULL, err);
+    if (status == DSV4_OK)
+        status = dsv4_cuda_session_append(s, tokens, prefill, NULL, err);
     cudaEventRecord(x->b, NULL);
     cudaEventSynchronize(x->b);
     cudaEventElapsedTime(&ms, x->a, x->b);
@@ -362,8 +242,9 @@ static dsv4_status model(bench *x, const char *path, int prefill, dsv4_numerics 
     dense = floor_bytes - tensor_bytes(&m->head);
     printf("\n%s, %s: %d layers, %.1f GB of weights on the device\n", path,
            dsv4_numerics_name(numerics), layers, (double)dsv4_cuda_weight_bytes(d) / 1e9);
-    printf("prefill of %d tokens: %.1f ms, %.0f tokens/s\n", prefill, (double)ms,
-           prefill / (1e-3 * (double)ms));
+    printf("prefill of %d tokens in blocks of %d: %.1f ms, %.0f tokens/s\n", prefill, o.chunk,
+           (double)ms, prefill / (1e-3 * (double)ms));
+    model_products(x, d, o.chunk, numerics);
     float steps[DECODE];
     for (int i = 0; i < 2 * DECODE && status == DSV4_OK; i++) {
         cudaEventRecord(x->a, NULL);
@@ -389,6 +270,8 @@ static dsv4_status model(bench *x, const char *path, int prefill, dsv4_numerics 
            "floor's rate; whole step %.1f%%\n",
            dense / layers / 1e6, x->read / 1e9, 1e6 * dense / layers / x->read,
            100 * dense / layers / x->read / each, 100 * floor_bytes / x->read / step);
+    if (apart)
+        status = bench_steps(s, err);
 done:
     free(tokens);
     free(logits);
@@ -401,28 +284,79 @@ done:
 /* ---- the program ---------------------------------------------------------------------------- */
 
 static const char help[] =
-    "usage: cuda-bench [--prefill N] [--numerics N] [MODEL ...]\n"
+    "usage: cuda-bench [--prefill N] [--numerics N] [--steps] [--models-only] [--only many] "
+    "[MODEL ...]\n"
+    "       cuda-bench --failures MODEL | --hold MB\n"
     "\n"
     "Measures device memory and float32 arithmetic, then the kernels against them; for each "
     "model,\n"
-    "decode and prefill (2048 tokens). Exit 0 measured, 2 bad usage or no device, 3 the machine "
+    "decode and prefill (2048 tokens).\n"
+    "\n"
+    "  --steps        also what a decode step is made of, operator by operator\n"
+    "  --models-only  no kernels but the ceilings\n"
+    "  --failures     asks for more memory than there is, and for more positions: refused in a "
+    "line,\n"
+    "                 nothing left behind\n"
+    "  --hold         takes all device memory but MB until the standard input ends: for tests\n"
+    "\n"
+    "Exit 0 measured, 1 a check of --failures failed, 2 bad usage or no device, 3 the machine "
     "failed.\n";
+
+/* --failures and --hold. Returns the exit code; -1 = neither was asked for. */
+static int provoke(int argc, char **argv)
+{
+    dsv4_error err = {""};
+    dsv4_status status = DSV4_OK;
+    int failed = 0;
+    char *end = NULL;
+    if (argc != 3 || (strcmp(argv[1], "--failures") != 0 && strcmp(argv[1], "--hold") != 0))
+        return -1;
+    if (strcmp(argv[1], "--failures") == 0) {
+        status = provoke_failures(argv[2], &failed, &err);
+    } else {
+        long long leave = strtoll(argv[2], &end, 10);
+        if (*end != '\0' || leave < 0 || leave > 1 << 30)
+            status =
+                dsv4_fail(&err, DSV4_E_INPUT, "--hold: expected megabytes, found '%s'", argv[2]);
+        else
+            status = hold_memory(leave, &err);
+    }
+    if (status != DSV4_OK)
+        fprintf(stderr, "cuda-bench: %s\n", err.text);
+    return status != DSV4_OK ? (int)status : failed > 0;
+}
 
 int main(int argc, char **argv)
 {
+    bool dense = false;
     bench x = {.pool_bytes = (size_t)4 << 30, .float_count = (size_t)40 << 20};
     dsv4_error err = {""};
     char device[256];
     int prefill = 2048, first = 1;
     dsv4_numerics numerics = DSV4_MATH;
-    for (; first < argc && argv[first][0] == '-'; first += 2) {
+    bool apart = false, kernels = true;
+    int provoked = provoke(argc, argv);
+    if (provoked >= 0)
+        return provoked;
+    for (; first < argc && argv[first][0] == '-'; first++) {
         if (strcmp(argv[first], "--help") == 0) {
             fputs(help, stdout);
             return 0;
         }
+        if (strcmp(argv[first], "--steps") == 0) {
+            apart = true;
+            continue;
+        }
+        if (strcmp(argv[first], "--models-only") == 0) {
+            kernels = false;
+            continue;
+        }
         bool known = first + 1 < argc;
         if (known && strcmp(argv[first], "--prefill") == 0)
             prefill = atoi(argv[first + 1]);
+        else if (known && strcmp(argv[first], "--only") == 0 &&
+                 strcmp(argv[first + 1], "many") == 0)
+            dense = true;
         else if (!known || strcmp(argv[first], "--numerics") != 0 ||
                  !dsv4_numerics_parse(argv[first + 1], &numerics))
             prefill = 0;
@@ -430,6 +364,7 @@ int main(int argc, char **argv)
             fputs(help, stderr);
             return DSV4_E_INPUT;
         }
+        first++;
     }
     dsv4_status status = dsv4_cuda_probe(device, sizeof device, &err);
     if (status == DSV4_OK)
@@ -452,13 +387,18 @@ int main(int argc, char **argv)
     yard_noise(x.s, x.floats, x.float_count * 4, 2, true);
     cu_clear(x.s, x.tickets, 4096);
     ceilings(&x);
-    products(&x);
-    blocks(&x);
+    if (dense) {
+        products_of_many(&x);
+    } else if (kernels) {
+        products(&x);
+        measure_blocks(&x);
+        products_of_many(&x);
+    }
     status = cu_take_error(&err);
     cu_delete(x.pool); /* models need the room */
     x.pool = NULL;
     for (int i = first; i < argc && status == DSV4_OK; i++)
-        status = model(&x, argv[i], prefill, numerics, &err);
+        status = model(&x, argv[i], prefill, numerics, apart, &err);
 done:
     if (status != DSV4_OK)
         fprintf(stderr, "cuda-bench: %s\n", err.text);

@@ -2,7 +2,7 @@
  * and noise to fill buffers with. */
 #include "yardsticks.h"
 
-#include <cuda_runtime.h>
+#include "../device.cuh"
 
 static __global__ void copy(const uint4 *from, uint4 *to, int64_t n)
 {
@@ -68,6 +68,23 @@ extern "C" void yard_noise(cu_stream s, void *to, size_t bytes, uint32_t seed, b
     noise<<<132 * 8, 256, 0, s>>>((uint32_t *)to, (int64_t)(bytes / 4), seed, floats);
 }
 
+static __global__ void bf16_noise(uint16_t *to, int64_t n, uint32_t seed)
+{
+    int64_t step = (int64_t)gridDim.x * blockDim.x;
+    for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += step) {
+        uint32_t h = ((uint32_t)i + seed * 40503u) * 2654435761u;
+        h ^= h >> 15;
+        h *= 0x85ebca6bu;
+        h ^= h >> 13;
+        to[i] = (uint16_t)(__float_as_uint((float)(int32_t)h * 0x1p-31f) >> 16);
+    }
+}
+
+extern "C" void yard_bf16(cu_stream s, void *to, int64_t n, uint32_t seed)
+{
+    bf16_noise<<<132 * 8, 256, 0, s>>>((uint16_t *)to, n, seed);
+}
+
 /* One multiplication and addition a step and lane, eight chains: the rate of float32. */
 static __global__ void fma_rate(float *sink, int steps)
 {
@@ -90,4 +107,39 @@ extern "C" double yard_fma(cu_stream s, void *sink)
     enum { BLOCKS = 132 * 8, THREADS = 256, STEPS = 4096 };
     fma_rate<<<BLOCKS, THREADS, 0, s>>>((float *)sink, STEPS);
     return 2.0 * 8 * STEPS * BLOCKS * THREADS;
+}
+
+static __global__ void empty(int)
+{
+    begin();
+}
+
+extern "C" void yard_empty(cu_stream s)
+{
+    LAUNCH("a yardstick", 0, empty, 132, 128, 0, s, 0);
+}
+
+static __global__ void meet(float *room, uint32_t *ticket)
+{
+    begin();
+    __shared__ uint32_t mine;
+    if (threadIdx.x == 0) {
+        room[blockIdx.x] = (float)blockIdx.x;
+        __threadfence();
+        mine = atomicAdd(ticket, 1u);
+    }
+    __syncthreads();
+    if (mine != gridDim.x - 1)
+        return;
+    __threadfence();
+    float sum = warp_sum(threadIdx.x < gridDim.x ? __ldcg(&room[threadIdx.x]) : 0.0f);
+    if (threadIdx.x == 0) {
+        room[gridDim.x] = sum;
+        *ticket = 0;
+    }
+}
+
+extern "C" void yard_meet(cu_stream s, float *room, uint32_t *ticket)
+{
+    LAUNCH("a yardstick", 0, meet, 132, 128, 0, s, room, ticket);
 }

@@ -1,0 +1,111 @@
+/* fused_queries.cu - queries in one launch: head_norm and rope of every head; rope, hadamard and
+ * round_fp4 of the indexer's. The steps and their order are those operators': so are the bits. */
+#include "rows.cuh"
+
+enum { EACH = 16 /* columns of a lane, at most */, HEADS_A_BLOCK = 4, MOST = 32 * EACH };
+
+/* The last r columns of a warp's row turned. */
+static __device__ __forceinline__ void turn_tail(float *row, int d, int r, const float *cosine,
+                                                 const float *sine, bool bf16)
+{
+    float *tail = row + d - r;
+    for (int k = threadIdx.x % 32; k < r / 2; k += 32) {
+        float2 turned = rotate(tail[2 * k], tail[2 * k + 1], cosine[k], sine[k], bf16);
+        tail[2 * k] = turned.x;
+        tail[2 * k + 1] = turned.y;
+    }
+    __syncwarp();
+}
+
+static __device__ __forceinline__ void query(const cu_queries_args &a, int64_t head, float *row)
+{
+    int lane = threadIdx.x % 32, d = a.dim;
+    int64_t i = head / a.heads;
+    float *q = a.q + head * d, v[EACH], sum = 0;
+    bool bf16 = a.numerics == DSV4_DEPLOYED;
+#pragma unroll
+    for (int c = 0; c < EACH; c++)
+        v[c] = c * 32 + lane < d ? q[c * 32 + lane] : 0.0f;
+#pragma unroll
+    for (int c = 0; c < EACH; c++)
+        if (c * 32 + lane < d)
+            sum += maybe_bf16(v[c] * v[c], bf16);
+    float scale = head_scale(warp_sum(sum), d, a.eps, bf16);
+#pragma unroll
+    for (int c = 0; c < EACH; c++)
+        if (c * 32 + lane < d)
+            row[c * 32 + lane] = maybe_bf16(v[c] * scale, bf16);
+    __syncwarp();
+    turn_tail(row, d, a.rope, a.cosine + i * (a.rope / 2), a.sine + i * (a.rope / 2), bf16);
+#pragma unroll 4
+    for (int k = lane; k < d; k += 32)
+        q[k] = row[k];
+}
+
+static __device__ __forceinline__ void index_query(const cu_queries_args &a, int64_t head,
+                                                   float *row)
+{
+    int lane = threadIdx.x % 32, d = a.index_dim;
+    int64_t i = head / a.index_heads;
+    float *q = a.index_q + head * d;
+    bool bf16 = a.numerics == DSV4_DEPLOYED;
+#pragma unroll 4
+    for (int k = lane; k < d; k += 32)
+        row[k] = maybe_bf16(q[k], bf16);
+    __syncwarp();
+    if (!MUTANT(62)) /* the indexer's queries not turned */
+        turn_tail(row, d, a.rope, a.cosine + i * (a.rope / 2), a.sine + i * (a.rope / 2), bf16);
+    if (a.numerics != DSV4_MATH) {
+        float norm = (float)(1.0 / sqrt((double)d));
+#pragma unroll 1
+        for (int half = 1; half < d; half *= 2) {
+            for (int k = lane; k < d / 2; k += 32) {
+                int at = k / half * 2 * half + k % half;
+                float low = row[at], high = row[at + half];
+                row[at] = low + high;
+                row[at + half] = low - high;
+            }
+            __syncwarp();
+        }
+#pragma unroll 1
+        for (int k0 = 0; k0 < d; k0 += INDEX_BLOCK) { /* a block: a column of every lane */
+            float v = k0 + lane < d ? maybe_bf16(row[k0 + lane] * norm, bf16) : 0.0f;
+            float amax = warp_max(fabsf(v));
+            if (k0 + lane < d)
+                row[k0 + lane] = to_fp4(v, fp4_scale(amax));
+        }
+    }
+#pragma unroll 4
+    for (int k = lane; k < d; k += 32) /* its own columns */
+        q[k] = row[k];
+}
+
+/* A warp a head: the queries of all tokens first, then the indexer's. */
+static __global__ void __launch_bounds__(HEADS_A_BLOCK * 32)
+    queries(const __grid_constant__ cu_queries_args a)
+{
+    __shared__ float memory[HEADS_A_BLOCK][MOST];
+    begin();
+    float *row = memory[threadIdx.x / 32];
+    int64_t head = (int64_t)blockIdx.x * HEADS_A_BLOCK + threadIdx.x / 32;
+    int64_t mine = a.n * a.heads;
+    if (head < mine)
+        query(a, head, row);
+    else if (head < mine + a.n * a.index_heads)
+        index_query(a, head - mine, row);
+}
+
+extern "C" bool cu_queries_take(int dim, int rope, int index_heads, int index_dim)
+{
+    bool power = index_heads == 0 || (index_dim & (index_dim - 1)) == 0;
+    return dim <= MOST && dim % 2 == 0 && rope % 2 == 0 && power &&
+           (index_heads == 0 || (index_dim <= MOST && index_dim >= 2));
+}
+
+extern "C" void cu_queries(cu_stream s, const cu_queries_args *a)
+{
+    int64_t heads = a->n * (a->heads + a->index_heads);
+    if (heads > 0)
+        LAUNCH("queries", heads * a->dim, queries, cu_blocks(heads, HEADS_A_BLOCK),
+               HEADS_A_BLOCK * 32, 0, s, *a);
+}
