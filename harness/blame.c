@@ -31,8 +31,19 @@ void judge_check_rounding(judge *j, dsv4_tap_id id, int layer, int64_t position,
     while (i < n && right[i] == after[i])
         i++;
     slot *s = judge_slot(j, layer, id);
-    if (i < n && s->misrounded++ == 0)
+    if (i < n && s->misrounded++ == 0) {
         s->misrounded_at = position;
+        s->kind = kind;
+        s->rounded_n = n;
+        s->unrounded = right; /* holds what was right; now the values before */
+        memcpy(right, before, (size_t)n * sizeof *right);
+        right = NULL;
+        s->rounded = dsv4_alloc((size_t)n, sizeof *s->rounded, "a rounded row", &j->err);
+        if (s->rounded == NULL)
+            j->status = DSV4_E_MACHINE;
+        else
+            memcpy(s->rounded, after, (size_t)n * sizeof *s->rounded);
+    }
     free(right);
 }
 
@@ -57,7 +68,9 @@ void judge_check_weights(judge *j, int layer, int64_t row, const float *weights,
                 worst = fmax(worst, fabs((double)weights[i] - right) / right);
             }
         }
-    judge_slot(j, layer, DSV4_TAP_ROUTER_WEIGHTS)->off_formula += !(worst <= 1e-4);
+    slot *w = judge_slot(j, layer, DSV4_TAP_ROUTER_WEIGHTS);
+    w->off_formula += !(worst <= 1e-4);
+    w->formula_gap = fmax(w->formula_gap, worst);
 }
 
 /* ---- inference ------------------------------------------------------------------------------- */

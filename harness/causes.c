@@ -112,21 +112,49 @@ static bool is_measured(const char *term)
     return false;
 }
 
+/* The fact near:X, where a line asks for like:X. */
+static const fact *near_fact(const facts *f, const char *term)
+{
+    char name[64];
+    if (strncmp(term, "like:", 5) != 0)
+        return NULL;
+    snprintf(name, sizeof name, "near:%.50s", term + 5);
+    return facts_find(f, name);
+}
+
+static bool is_near(const facts *f, const char *term)
+{
+    return facts_find(f, term) == NULL && near_fact(f, term) != NULL;
+}
+
+/* A mistake that was tried and fits may have begun in a tap that nobody has compared. */
+static bool shows_unseen(const char *taps, const facts *f)
+{
+    static const char unseen[] = "unseen:";
+    for (size_t i = 0; i < f->n; i++)
+        if (strncmp(f->list[i].name, unseen, sizeof unseen - 1) == 0 &&
+            name_matches(taps, f->list[i].name + sizeof unseen - 1))
+            return true;
+    return false;
+}
+
 /* 0 = the line does not fit; else the larger the more it says. */
 static int fit(const cause_line *c, dsv4_tap_id tap, const facts *f)
 {
     char term[64];
     int score = 1;
-    if (!name_matches(c->taps, dsv4_tap_name(tap)))
+    if (!name_matches(c->taps, dsv4_tap_name(tap)) &&
+        !(strncmp(c->when, "like:", 5) == 0 && shows_unseen(c->taps, f)))
         return 0;
     for (const char *p = c->when; *p != '\0'; p += strspn(p, " ")) {
         size_t n = strcspn(p, " ");
         snprintf(term, sizeof term, "%.*s", (int)n, p);
         bool no = term[0] == '!';
         if (strcmp(term, "-") != 0) {
-            if ((facts_find(f, term + no) != NULL) == no)
+            bool near = !no && is_near(f, term);
+            if (!near && (facts_find(f, term + no) != NULL) == no)
                 return 0;
-            score += is_measured(term + no) && !no ? 100 : 1;
+            score += near ? 50 : is_measured(term + no) && !no ? 100 : 1;
         }
         p += n;
     }
@@ -218,6 +246,32 @@ static void place_facts(const judge *j, const slot *s, dsv4_tap_id id, facts *f)
                   (long long)first_wrong, j->o.config->sliding_window);
 }
 
+/* Can the tap exist in the layer at all? */
+static bool exists(const dsv4_config *c, dsv4_tap_id id, int layer)
+{
+    if (id == DSV4_TAP_COMPRESSED_KV)
+        return c->compress_ratios[layer] > 0;
+    return (id != DSV4_TAP_INDEXER_Q && id != DSV4_TAP_INDEXER_KV &&
+            id != DSV4_TAP_INDEXER_SCORES && id != DSV4_TAP_INDEXER_TOPK) ||
+           c->compress_ratios[layer] == 4;
+}
+
+/* Taps before the failing one that nobody has compared: what is wrong may lie there. */
+static void unseen_facts(const cause_question *q, facts *f)
+{
+    const result *r = q->first;
+    bool head = r->layer < 0;
+    for (int id = head ? DSV4_TAP_HEAD_COLLAPSED : 0; id < (int)r->tap; id++) {
+        char name[FACT_NAME];
+        bool inside = id < DSV4_TAP_HEAD_COLLAPSED;
+        if (inside == head || judge_look(q->j, r->layer, (dsv4_tap_id)id) != TAP_UNKNOWN ||
+            (inside && !exists(q->j->o.config, (dsv4_tap_id)id, r->layer)))
+            continue;
+        snprintf(name, sizeof name, "unseen:%.30s", dsv4_tap_name((dsv4_tap_id)id));
+        facts_add(f, name, "%s", "");
+    }
+}
+
 static void plain_facts(const cause_question *q, const slot *s, facts *f)
 {
     const judge *j = q->j;
@@ -255,20 +309,28 @@ static void plain_facts(const cause_question *q, const slot *s, facts *f)
     if (s->misrounded > 0)
         facts_add(f, "value:misrounded", "%lld rows break the format's rule",
                   (long long)s->misrounded);
+    if (s->formula_gap > 1e-5 && s->formula_gap < 2e-2) /* float32 leaves 1e-6 */
+        facts_add(f, "value:nearly-formula",
+                  "the weights follow from the engine's own logits and choice but for %.2g",
+                  s->formula_gap);
     place_facts(j, s, r->tap, f);
+    unseen_facts(q, f);
 }
 
 /* ---- mistakes tried ---------------------------------------------------------------------------
  */
 
-/* Takes the values of one tap at the kept positions. */
+/* Takes the values of one tap at the kept positions; and looks whether they are right where the
+ * engine's are: a mistake that spoils them is not the engine's. */
 typedef struct {
+    const judge *j;
     const slot *s;
     dsv4_tap_id id;
     int layer;
-    int64_t end; /* tokens of the case */
-    float *values;
+    int64_t end;           /* tokens of the case */
+    float *values, *right; /* [KEPT_ROWS][kept_width]; a golden row [row_len] */
     bool got[KEPT_ROWS];
+    bool refuted;
 } catcher;
 
 static int caught_row(const catcher *c, dsv4_tap_id id, int layer, int64_t position)
@@ -279,15 +341,59 @@ static int caught_row(const catcher *c, dsv4_tap_id id, int layer, int64_t posit
     return -1;
 }
 
+static bool same_set(const int32_t *a, const int32_t *b, int64_t n);
+
+/* The golden row of a position where the engine is right; -1 = none. */
+static int64_t right_row(const catcher *c, dsv4_tap_id id, int layer, int64_t position)
+{
+    const vec_tap *t = c->s->golden;
+    if (id != c->id || layer != c->layer || t == NULL || c->right == NULL)
+        return -1;
+    for (int64_t i = 0; i < t->n_rows; i++)
+        if (t->positions[i] == position)
+            return c->s->seen[i] && !c->s->is_after[i] && !c->s->tied[i] &&
+                           (dsv4_tap_is_int(id) ? !c->s->wrong_row[i]
+                                                : slot_row_rel(c->s, i) <= fail_limit(c->j, id) / 4)
+                       ? i
+                       : -1;
+    return -1;
+}
+
+static void check_right(catcher *c, int64_t row, const void *data, size_t n)
+{
+    const vec_tap *t = c->s->golden;
+    size_t width = (size_t)t->row_len;
+    if (vec_tap_read(t, row, 1, c->right, NULL) != DSV4_OK)
+        return;
+    if (dsv4_tap_is_int(c->id)) {
+        if (n == width)
+            c->refuted =
+                c->refuted || !same_set(data, (const int32_t *)(void *)c->right, t->row_len);
+        return;
+    }
+    double dd = 0, ee = 0, limit = fail_limit(c->j, c->id);
+    if (c->id == DSV4_TAP_INDEXER_SCORES)
+        return; /* rows that are not visible mean nothing */
+    for (size_t k = 0; k < width && k < n; k++) {
+        double d = (double)((const float *)data)[k] - (double)c->right[k];
+        dd += d * d;
+        ee += (double)c->right[k] * (double)c->right[k];
+    }
+    c->refuted = c->refuted || !(dd <= 16 * limit * limit * ee);
+}
+
 static bool catch_want(void *ctx, dsv4_tap_id id, int layer, int64_t position)
 {
-    return caught_row(ctx, id, layer, position) >= 0;
+    return caught_row(ctx, id, layer, position) >= 0 || right_row(ctx, id, layer, position) >= 0;
 }
 
 static void catch_tap(void *ctx, dsv4_tap_id id, int layer, int64_t position, void *data, size_t n)
 {
     catcher *c = ctx;
     int row = caught_row(c, id, layer, position);
+    int64_t right = row < 0 ? right_row(c, id, layer, position) : -1;
+    if (right >= 0)
+        check_right(c, right, data, n);
     if (row < 0 || c->got[row])
         return;
     size_t width = (size_t)c->s->kept_width;
@@ -316,11 +422,13 @@ static bool same_set(const int32_t *a, const int32_t *b, int64_t n)
 }
 
 /* How far the trial is from the engine, in shares of how far golden is; infinity where a row did
- * not come. */
-static double distance(const catcher *c)
+ * not come. *cosine: between what the mistake does to golden's values and what the engine has done
+ * to them. */
+static double distance(const catcher *c, double *cosine)
 {
     const slot *s = c->s;
-    double trial_dd = 0, golden_dd = 0;
+    double trial_dd = 0, golden_dd = 0, both = 0, made = 0;
+    *cosine = 0;
     for (int row = 0; row < s->n_kept; row++) {
         int64_t at = row * s->kept_width;
         if (!c->got[row])
@@ -335,81 +443,200 @@ static double distance(const catcher *c)
                     *a = (const float *)s->kept_actual + at;
         for (int64_t k = 0; k < s->kept_width; k++) {
             double d = (double)c->values[at + k] - (double)a[k], g = (double)e[k] - (double)a[k];
+            double m = (double)c->values[at + k] - (double)e[k];
             trial_dd += d * d;
             golden_dd += g * g;
+            both -= m * g;
+            made += m * m;
         }
     }
     if (dsv4_tap_is_int(c->id))
         return 0;
+    if (golden_dd > 0 && made > 0)
+        *cosine = both / sqrt(golden_dd * made);
     return golden_dd > 0 ? sqrt(trial_dd / golden_dd) : INFINITY;
 }
 
-/* The case once more, with one mistake in the reference; *share as in distance(). */
-static dsv4_status try_one(const cause_question *q, const slot *s, const hypothesis *h,
-                           double *share, dsv4_error *err)
+/* The case once more, with one mistake in the reference; *share and *cosine as in distance().
+ * here: the mistake is made in the failing half of the failing layer and nowhere else. */
+static dsv4_status try_one(const cause_question *q, const slot *s, const hypothesis *h, int param,
+                           bool here, double *share, double *cosine, dsv4_error *err)
 {
     enum { MOST_SHARED = 256 };
     const dsv4_taps *taps[MOST_SHARED];
-    catcher c = {.s = s, .id = q->first->tap, .layer = q->first->layer, .end = q->j->c->context};
+    catcher c = {
+        .j = q->j, .s = s, .id = q->first->tap, .layer = q->first->layer, .end = q->j->c->context};
     const dsv4_taps deaf = {.ctx = &c, .want = want_nothing, .tap = catch_tap};
     const dsv4_taps ears = {.ctx = &c, .want = catch_want, .tap = catch_tap};
     engine *e = NULL;
     trial *t = NULL;
     *share = INFINITY;
+    *cosine = 0;
     if (q->n_chain > MOST_SHARED)
         return DSV4_OK;
     for (size_t i = 0; i < q->n_chain; i++)
         taps[i] = i + 1 == q->n_chain ? &ears : &deaf;
     c.values = dsv4_alloc((size_t)(KEPT_ROWS * s->kept_width), sizeof *c.values, "a trial", err);
-    dsv4_status status = c.values != NULL ? DSV4_OK : DSV4_E_MACHINE;
+    c.right = dsv4_alloc((size_t)s->golden->row_len, sizeof *c.right, "a trial", err);
+    dsv4_status status = c.values != NULL && c.right != NULL ? DSV4_OK : DSV4_E_MACHINE;
     if (status == DSV4_OK)
-        status = trial_new(q->o->model, c.layer, h, &t, err);
+        status = trial_new(q->o->model, c.layer, h, param, &t, err);
+    if (status == DSV4_OK && here)
+        trial_only_here(t, c.id <= DSV4_TAP_STREAMS_MID);
     if (status == DSV4_OK && !t->failed)
         status = engine_from_ops("trial", &t->model, &t->ops, q->o->numerics, &e, err);
     if (status == DSV4_OK && !t->failed)
         status = engine_run(e, q->chain, taps, q->n_chain, t->model.mtp != NULL, q->chunk, err);
     if (status == DSV4_OK && !t->failed)
-        *share = distance(&c);
+        *share = c.refuted ? INFINITY : distance(&c, cosine);
     engine_close(e);
     trial_free(t);
     free(c.values);
+    free(c.right);
     return status;
 }
 
 /* A mistake explains the engine if the reference with it is ten times nearer to the engine than
  * golden is; a hundred times nearer, and nothing else need be tried. */
-enum { NEARER = 10, EXACT = 100 };
+enum { NEARER = 10, EXACT = 100, MOST_TRIED = 64, MOST_SECONDS = 120 };
+static const double ALIKE = 0.8;
 
+/* Can the mistake show first in the failing tap, or in one before it that nobody has compared? */
+static bool may_show(const hypothesis *h, const cause_question *q, const facts *f)
+{
+    return name_matches(h->taps, dsv4_tap_name(q->first->tap)) || shows_unseen(h->taps, f);
+}
+
+typedef struct {
+    const hypothesis *h;
+    double share, cosine;
+    int param;
+    bool swept;
+} tried;
+
+/* The mistakes that give the engine's values; if none does, those that move golden's values the way
+ * the engine's are moved: the same mistake, perhaps, with another constant. */
+static void tell_fits(const cause_question *q, const slot *s, const tried *fits, size_t n, facts *f)
+{
+    size_t exact = 0, near = 0;
+    double best = 0;
+    for (size_t i = 0; i < n; i++) {
+        exact += fits[i].share * EXACT <= 1;
+        near += fits[i].share * NEARER <= 1;
+        best = fmax(best, fits[i].cosine);
+    }
+    for (size_t i = 0; i < n; i++) {
+        char name[FACT_NAME];
+        double share = fits[i].share;
+        bool alike = near == 0 && fits[i].cosine >= ALIKE && fits[i].cosine >= best - 0.05;
+        if (alike) {
+            snprintf(name, sizeof name, "near:%.30s", fits[i].h->name);
+            facts_add(f, name,
+                      "the reference with this mistake moves golden's values the way the engine's "
+                      "are moved (cosine %.3f), but not as far: another constant, or something "
+                      "related",
+                      fits[i].cosine);
+            continue;
+        }
+        if (!(share * NEARER <= 1) || (exact > 0 && share * EXACT > 1))
+            continue;
+        char number[48] = "";
+        if (fits[i].swept)
+            snprintf(number, sizeof number, ", the number in it being %d,", fits[i].param);
+        snprintf(name, sizeof name, "like:%.30s", fits[i].h->name);
+        if (dsv4_tap_is_int(q->first->tap))
+            facts_add(f, name,
+                      "the reference with this mistake%s makes the engine's choice at %d positions",
+                      number, s->n_kept);
+        else
+            facts_add(f, name,
+                      "the reference with this mistake%s comes within %.2g of the engine's values, "
+                      "where golden's distance is 1",
+                      number, share);
+    }
+}
+
+/* On a large model a trial takes its time: the search for a cause ends at some point. */
+static bool out_of_time(const cause_question *q)
+{
+    return now_seconds() - q->started > MOST_SECONDS;
+}
+
+static dsv4_status try_these(const cause_question *q, const slot *s, bool decode, bool here,
+                             tried *fits, size_t *n, facts *f, dsv4_error *err)
+{
+    size_t exact = 0;
+    dsv4_status status = DSV4_OK;
+    for (const hypothesis *h = hypotheses; h->name != NULL && status == DSV4_OK; h++) {
+        tried x = {.h = h};
+        if (h->decode != decode || !may_show(h, q, f) || out_of_time(q))
+            continue;
+        status = try_one(q, s, h, 0, here, &x.share, &x.cosine, err);
+        if (status != DSV4_OK || *n == MOST_TRIED ||
+            !(x.share * NEARER <= 1 || (x.cosine >= ALIKE && isfinite(x.share))))
+            continue;
+        fits[(*n)++] = x;
+        exact += x.share * EXACT <= 1;
+        if (exact == MOST_CAUSES && !dsv4_tap_is_int(q->first->tap))
+            break;
+    }
+    return status;
+}
+
+static dsv4_status sweep_these(const cause_question *q, const slot *s, bool decode, bool here,
+                               tried *fits, size_t *n, facts *f, dsv4_error *err)
+{
+    dsv4_status status = DSV4_OK;
+    for (const sweep *w = sweeps; w->h.name != NULL; w++) {
+        tried best = {.h = &w->h, .share = INFINITY, .swept = true};
+        if (w->h.decode != decode || !may_show(&w->h, q, f))
+            continue;
+        for (int p = w->least; p <= w->most && status == DSV4_OK; p++) {
+            tried x = {.h = &w->h, .param = p, .swept = true};
+            if (p == 0 || out_of_time(q))
+                continue;
+            status = try_one(q, s, &w->h, p, here, &x.share, &x.cosine, err);
+            if (x.share < best.share)
+                best = x;
+            if (x.share * EXACT <= 1)
+                break;
+        }
+        if (*n < MOST_TRIED && best.share * NEARER <= 1)
+            fits[(*n)++] = best;
+    }
+    return status;
+}
+
+static bool any_fits(const tried *fits, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (fits[i].share * NEARER <= 1)
+            return true;
+    return false;
+}
+
+/* Prefills meet decode steps as well: a single token that is appended to a shared run. And what is
+ * wrong may be one layer's alone: everything before the first divergence is right. */
 static dsv4_status try_all(const cause_question *q, const slot *s, facts *f, dsv4_error *err)
 {
     enum { LONGEST = 600 };
-    const char *tap = dsv4_tap_name(q->first->tap);
-    dsv4_status status = DSV4_OK;
-    if (q->o->model == NULL || s->n_kept == 0 || q->j->c->context > LONGEST ||
+    tried fits[MOST_TRIED];
+    size_t n = 0;
+    if (q->o->model == NULL || s->n_kept == 0 || s->golden == NULL || q->j->c->context > LONGEST ||
         q->o->weights != WEIGHTS_EXACT)
         return DSV4_OK;
-    for (const hypothesis *h = hypotheses; h->name != NULL && status == DSV4_OK; h++) {
-        char name[FACT_NAME];
-        double share = INFINITY;
-        if (!name_matches(h->taps, tap) || h->decode != q->first->decode)
-            continue;
-        status = try_one(q, s, h, &share, err);
-        if (status != DSV4_OK || !(share * NEARER <= 1))
-            continue;
-        snprintf(name, sizeof name, "like:%.30s", h->name);
-        if (dsv4_tap_is_int(q->first->tap))
-            facts_add(f, name,
-                      "the reference with this mistake makes the engine's choice at %d "
-                      "positions",
-                      s->n_kept);
-        else
-            facts_add(f, name,
-                      "the reference with this mistake comes within %.2g of the engine's values, "
-                      "where golden's distance is 1",
-                      share);
-        if (share * EXACT <= 1)
-            break;
-    }
+    bool decode = q->first->decode;
+    dsv4_status status = try_these(q, s, decode, false, fits, &n, f, err);
+    if (status == DSV4_OK && !decode && !any_fits(fits, n))
+        status = try_these(q, s, true, false, fits, &n, f, err);
+    if (status == DSV4_OK && q->first->layer >= 0 && !any_fits(fits, n))
+        status = try_these(q, s, decode, true, fits, &n, f, err);
+    if (status == DSV4_OK && q->first->layer >= 0 && !any_fits(fits, n))
+        status = sweep_these(q, s, decode, false, fits, &n, f, err);
+    if (status == DSV4_OK && q->first->layer >= 0 && !any_fits(fits, n))
+        status = sweep_these(q, s, decode, true, fits, &n, f, err);
+    if (status == DSV4_OK)
+        tell_fits(q, s, fits, n, f);
     return status;
 }
 
@@ -426,6 +653,8 @@ static void gather(const cause_line *c, const facts *f, char *text, size_t size)
         size_t n = strcspn(p, " ");
         snprintf(term, sizeof term, "%.*s", (int)n, p);
         const fact *x = term[0] != '!' ? facts_find(f, term) : NULL;
+        if (x == NULL && term[0] != '!')
+            x = near_fact(f, term);
         if (x != NULL && x->text[0] != '\0' && at + 2 < size)
             at += (size_t)snprintf(text + at, size - at, "%s%s", at > 0 ? "; " : "", x->text);
         at = at < size ? at : size - 1;
@@ -433,29 +662,17 @@ static void gather(const cause_line *c, const facts *f, char *text, size_t size)
     }
 }
 
-dsv4_status causes_find(const cause_question *q, results *out, dsv4_error *err)
+dsv4_status causes_tell(dsv4_tap_id tap, const facts *f, results *out, dsv4_error *err)
 {
     const cause_line *best[MOST_CAUSES];
-    const slot *s = judge_slot(q->j, q->first->layer, q->first->tap);
     cause_table table;
-    results_drop_causes(out);
-    facts *f = dsv4_alloc(1, sizeof *f, "facts", err);
-    if (f == NULL)
-        return DSV4_E_MACHINE;
-    dsv4_status status = causes_load(&table, err);
-    if (status != DSV4_OK) {
-        free(f);
-        return status;
-    }
-    plain_facts(q, s, f);
-    detect_values(q->j, s, q->first->tap, q->first->layer, f);
-    detect_turns(q->j, s, q->first->tap, q->first->layer, f);
-    if (facts_find(f, "turn:*") == NULL && facts_find(f, "like:*") == NULL)
-        status = try_all(q, s, f, err);
     if (getenv("DSV4_SHOW_FACTS") != NULL)
         for (size_t i = 0; i < f->n; i++)
             fprintf(stderr, "fact %s: %s\n", f->list[i].name, f->list[i].text);
-    size_t n = status == DSV4_OK ? causes_match(&table, q->first->tap, f, best, MOST_CAUSES) : 0;
+    dsv4_status status = causes_load(&table, err);
+    if (status != DSV4_OK)
+        return status;
+    size_t n = causes_match(&table, tap, f, best, MOST_CAUSES);
     for (size_t i = 0; i < n && status == DSV4_OK; i++) {
         char text[1024];
         gather(best[i], f, text, sizeof text);
@@ -463,6 +680,31 @@ dsv4_status causes_find(const cause_question *q, results *out, dsv4_error *err)
             status = dsv4_fail(err, DSV4_E_MACHINE, "out of memory for results");
     }
     causes_free(&table);
+    return status;
+}
+
+dsv4_status causes_find(const cause_question *q, results *out, dsv4_error *err)
+{
+    const slot *s = judge_slot(q->j, q->first->layer, q->first->tap);
+    dsv4_status status = DSV4_OK;
+    facts *f = dsv4_alloc(1, sizeof *f, "facts", err);
+    results_drop_causes(out);
+    if (f == NULL)
+        return DSV4_E_MACHINE;
+    plain_facts(q, s, f);
+    detect_values(q->j, s, q->first->tap, q->first->layer, f);
+    detect_turns(q->j, s, q->first->tap, q->first->layer, f);
+    detect_rounding(q->j, s, q->first->tap, f);
+    if (facts_find(f, "turn:*") == NULL && facts_find(f, "like:*") == NULL)
+        status = try_all(q, s, f, err);
+    if (status == DSV4_OK && out_of_time(q) &&
+        !results_note(out,
+                      "the search for a likely cause has ended after %d s; not every known "
+                      "mistake was tried",
+                      (int)MOST_SECONDS))
+        status = dsv4_fail(err, DSV4_E_MACHINE, "out of memory for results");
+    if (status == DSV4_OK)
+        status = causes_tell(q->first->tap, f, out, err);
     free(f);
     return status;
 }

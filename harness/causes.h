@@ -9,7 +9,7 @@
 /* ---- facts: what is true of the first divergence ----------------------------------------------
  */
 
-enum { FACT_NAME = 40, FACT_TEXT = 200, MAX_FACTS = 96 };
+enum { FACT_NAME = 40, FACT_TEXT = 200, MAX_FACTS = 160 };
 
 typedef struct {
     char name[FACT_NAME]; /* "turn:half-split", "kind:csa" */
@@ -27,6 +27,9 @@ const fact *facts_find(const facts *f, const char *name);
 
 /* detect.c: facts from the kept rows alone; needs no model. */
 void detect_values(const judge *j, const slot *s, dsv4_tap_id id, int layer, facts *f);
+
+/* detect_rounding.c: which other rule makes the engine's rounded values of its unrounded ones. */
+void detect_rounding(const judge *j, const slot *s, dsv4_tap_id id, facts *f);
 
 /* detect_turns.c: which rotation the engine made of a rotated tap. */
 void detect_turns(const judge *j, const slot *s, dsv4_tap_id id, int layer, facts *f);
@@ -51,6 +54,9 @@ void causes_free(cause_table *t);
 size_t causes_match(const cause_table *t, dsv4_tap_id tap, const facts *f, const cause_line **out,
                     size_t most);
 
+/* The sentences that fit the facts, up to three, into out. DSV4_SHOW_FACTS prints the facts. */
+dsv4_status causes_tell(dsv4_tap_id tap, const facts *f, results *out, dsv4_error *err);
+
 /* What the failing case ran on: the cases that shared its run, up to itself, and the chunk. */
 typedef struct {
     const judge *j;
@@ -59,6 +65,7 @@ typedef struct {
     const vec_case *const *chain;
     size_t n_chain;
     int chunk;
+    double started; /* now_seconds() */
 } cause_question;
 
 /* Replaces out's causes by those of `first`. Tries hypotheses where there is a model to try them

@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "runner.h"
+#include "causes_state.h"
 
 static const char help[] =
     "usage: dsv4check consistency --model M [--engine E] [--prefill N] [--tokens FILE] [options]\n"
@@ -165,6 +165,43 @@ static result *judge_track(bench *x, const char *name, dsv4_tap_id id, const flo
     return r;
 }
 
+/* What of the session was kept or lost: the reference's own session, with the same cut, says. */
+static dsv4_status find_cause(bench *x, const cut *c, dsv4_error *err)
+{
+    enum { ROWS = 6 };
+    int64_t first = x->n / 2 + 1, positions[ROWS], v = x->one.vocab;
+    state_rows rows = {.tap = DSV4_TAP_LOGITS, .layer = -1, .width = v, .positions = positions};
+    state_schedule w = {.model = x->model,
+                        .numerics = x->numerics,
+                        .tokens = x->tokens,
+                        .n = x->n,
+                        .other = c->second ? x->tokens + x->n - first : x->tokens + c->at,
+                        .n_other = c->second ? first : x->n - c->at,
+                        .cut = c->second ? 0 : c->at,
+                        .chunk = c->chunk,
+                        .mtp = x->model->mtp != NULL};
+    float *expected = dsv4_alloc((size_t)(ROWS * v), sizeof *expected, "logits", err);
+    float *actual = dsv4_alloc((size_t)(ROWS * v), sizeof *actual, "logits", err);
+    dsv4_status status = expected != NULL && actual != NULL ? DSV4_OK : DSV4_E_MACHINE;
+    for (int64_t i = c->at; i < x->n && rows.n_rows < ROWS && status == DSV4_OK; i++) {
+        compare_sums sums;
+        compare_reset(&sums);
+        double rel = compare_row(&sums, x->one.main + i * v, x->other.main + i * v, v, 0, 0, i);
+        if (rel <= x->limit->fail)
+            continue;
+        memcpy(expected + rows.n_rows * v, x->one.main + i * v, (size_t)v * sizeof *expected);
+        memcpy(actual + rows.n_rows * v, x->other.main + i * v, (size_t)v * sizeof *actual);
+        positions[rows.n_rows++] = i;
+    }
+    rows.expected = expected;
+    rows.actual = actual;
+    if (status == DSV4_OK)
+        status = causes_find_state(&w, &rows, x->r, err);
+    free(expected);
+    free(actual);
+    return status;
+}
+
 static dsv4_status check_cut(bench *x, const cut *c, const char *name, dsv4_error *err)
 {
     if (c->at >= x->n || c->step >= x->n) {
@@ -178,12 +215,16 @@ static dsv4_status check_cut(bench *x, const cut *c, const char *name, dsv4_erro
     if (x->other.heard != x->one.heard)
         return dsv4_fail(err, DSV4_E_MACHINE, "%s: %lld rows of logits, one piece gave %lld", name,
                          (long long)x->other.heard, (long long)x->one.heard);
-    if (judge_track(x, name, DSV4_TAP_LOGITS, x->one.main, x->other.main, x->n) == NULL ||
-        (mtp &&
-         judge_track(x, name, DSV4_TAP_MTP_LOGITS, x->one.mtp, x->other.mtp, x->n - 1) == NULL))
+    const result *main = judge_track(x, name, DSV4_TAP_LOGITS, x->one.main, x->other.main, x->n);
+    bool wrong = main != NULL && main->verdict == VERDICT_FAIL;
+    bool first = results_count(x->r, VERDICT_FAIL) == 1; /* causes are told of the first */
+    if (main == NULL || (mtp && judge_track(x, name, DSV4_TAP_MTP_LOGITS, x->one.mtp, x->other.mtp,
+                                            x->n - 1) == NULL))
         return dsv4_fail(err, DSV4_E_MACHINE, "out of memory for results");
     x->r->cases++;
     progress_step(x->bar, name);
+    if (wrong && first && (c->restore || c->second))
+        return find_cause(x, c, err);
     return DSV4_OK;
 }
 

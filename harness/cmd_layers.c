@@ -19,7 +19,11 @@ static const char help[] =
     "where cpu\n"
     "                   rounds them to 8 bits: dsv4check list engines), or dump:FILE.h5, "
     "somebody's\n"
-    "                   recorded run (needs no --model)\n"
+    "                   recorded run. It needs no --model; with one, and with the streams of "
+    "every\n"
+    "                   position in the dump, each layer is also held against the reference on "
+    "the\n"
+    "                   dump's own streams of the layer before\n"
     "  --numerics N     math, qat, deployed, or auto (default: what the file was made with)\n"
     "  --mode M         free (default): the engine runs on with its own values; shadow: golden's "
     "values\n"
@@ -354,7 +358,7 @@ int cmd_layers(int argc, char **argv)
         run_mode_parse(o.mode, &x.mode);
     r.mode = text_copy(run_mode_name(x.mode));
     /* With --weights-from each is run by the reference first. */
-    cases *= (size_t)(1 + (o.weights_from != NULL) + (x.mode == MODE_BOTH));
+    cases *= (size_t)(1 + (o.weights_from != NULL) + (x.mode == MODE_BOTH || (dump && x.model)));
     progress_start(&x.progress, cases, !o.quiet && !o.no_progress);
     if (status == DSV4_OK && x.model != NULL)
         status = check_affine(x.model, &x.budgets, &r, &err);

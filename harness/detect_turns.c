@@ -108,6 +108,23 @@ static bool turn_base_40000(const turn_place *p, double *angle)
     return turn_config(p, angle, &c);
 }
 
+/* The base that is searched for. */
+static _Thread_local double some_base;
+
+static bool turn_some_base(const turn_place *p, double *angle)
+{
+    dsv4_config c = *p->c;
+    float *inv = dsv4_alloc((size_t)p->half, sizeof *inv, "a rotary table", NULL);
+    if (inv == NULL)
+        return false;
+    c.rope_theta = c.compress_rope_theta = some_base;
+    dsv4_rope_inv_freq(&c, !p->first, inv);
+    for (int k = 0; k < p->half; k++)
+        angle[k] = (double)((float)p->position * inv[k]);
+    free(inv);
+    return true;
+}
+
 static bool turn_plain_base(const turn_place *p, double *angle)
 {
     dsv4_config c = *p->c;
@@ -190,8 +207,9 @@ static const struct {
     {"turn:bf16-frequencies", turn_bf16, PAIRS},
     {"turn:bf16-table", turn_right, TABLE_BF16},
     {"turn:louder", turn_right, LOUDER},
+    {"turn:some-base", turn_some_base, PAIRS},
 };
-enum { TURNS = sizeof turns / sizeof *turns };
+enum { TURNS = sizeof turns / sizeof *turns, SOME_BASE = TURNS - 1 };
 
 /* One head: golden `e` [d] turned back and turned anew into y. */
 static void turn_head(const turn_place *p, const float *e, int d, const double *angle, layout how,
@@ -248,9 +266,40 @@ static double share_of(const judge *j, const slot *s, dsv4_tap_id id, int layer,
     return gg > 0 ? sqrt(dd / gg) : INFINITY;
 }
 
+/* The base that brings golden's rows nearest to the engine's: the best of a grid, then narrowed. */
+static double search_base(const judge *j, const slot *s, dsv4_tap_id id, int layer, turn_place *p,
+                          double *y, double *angle)
+{
+    enum { STEPS = 160, ROUNDS = 40 };
+    double step = log(1e4) / STEPS, at = log(1e3), best = INFINITY, centre = at;
+    for (int i = 0; i <= STEPS; i++) {
+        some_base = exp(at + i * step);
+        double share = share_of(j, s, id, layer, SOME_BASE, p, y, angle);
+        if (share < best) {
+            best = share;
+            centre = at + i * step;
+        }
+    }
+    for (int i = 0; i < ROUNDS && step > 1e-9; i++) {
+        double found = centre;
+        for (int side = -1; side <= 1; side += 2) {
+            some_base = exp(centre + side * step / 2);
+            double share = share_of(j, s, id, layer, SOME_BASE, p, y, angle);
+            if (share < best) {
+                best = share;
+                found = centre + side * step / 2;
+            }
+        }
+        centre = found;
+        step /= 2;
+    }
+    some_base = exp(centre);
+    return best;
+}
+
 void detect_turns(const judge *j, const slot *s, dsv4_tap_id id, int layer, facts *f)
 {
-    enum { NEARER = 10 };
+    enum { NEARER = 10, MUCH = 5 };
     const dsv4_config *c = j->o.config;
     bool index = id == DSV4_TAP_INDEXER_Q || id == DSV4_TAP_INDEXER_KV;
     bool turned = id == DSV4_TAP_Q || id == DSV4_TAP_KV || id == DSV4_TAP_COMPRESSED_KV || index;
@@ -270,14 +319,26 @@ void detect_turns(const judge *j, const slot *s, dsv4_tap_id id, int layer, fact
                         .c = c,
                         .half = half,
                         .first = c->compress_ratios[layer] == 0};
-        for (int i = 0; i < TURNS; i++) {
-            double share = share_of(j, s, id, layer, i, &p, y, angle);
-            if (share * NEARER <= 1)
+        double share[TURNS], best = INFINITY;
+        for (int i = 0; i < SOME_BASE; i++) {
+            share[i] = share_of(j, s, id, layer, i, &p, y, angle);
+            best = fmin(best, share[i]);
+        }
+        share[SOME_BASE] = INFINITY;
+        if (best * NEARER > 1) { /* none of the known ones: another base? */
+            best = share[SOME_BASE] = search_base(j, s, id, layer, &p, y, angle);
+            if (best * NEARER <= 1)
+                facts_add(f, "turn:some-base",
+                          "with a base of %.6g golden's row, turned anew, comes within %.2g of the "
+                          "engine's, its own distance being 1",
+                          some_base, best);
+        }
+        for (int i = 0; i < TURNS; i++) /* what is far nearer than the others is meant */
+            if (share[i] * NEARER <= 1 && share[i] <= MUCH * best)
                 facts_add(f, turns[i].name,
                           "turned so, golden's row comes within %.2g of the engine's, its own "
                           "distance being 1",
-                          share);
-        }
+                          share[i]);
     }
     free(plain);
     free(compressed);

@@ -54,6 +54,18 @@ dsv4_status engine_from_ops(const char *name, const dsv4_model *model, const dsv
     return DSV4_OK;
 }
 
+dsv4_ops engine_quick_ops(void)
+{
+    dsv4_ops ops = *dsv4_ops_reference();
+    const dsv4_ops *fast = dsv4_ops_cpu(dsv4_cpu_best());
+    if (fast != NULL) {
+        ops.linear = fast->linear;
+        ops.experts = fast->experts;
+        ops.attention = fast->attention;
+    }
+    return ops;
+}
+
 /* cpu[:LEVEL][:float] */
 static dsv4_status open_cpu(const char *name, int threads, engine *e, dsv4_error *err)
 {

@@ -388,6 +388,8 @@ typedef struct {
     bool replay;         /* put golden selections and rounded rows in place of ties and flips */
     bool shadow;         /* put the golden value in place of every tap once it is compared: errors
                             are local ones, of one block or layer each */
+    bool local;          /* shadow with a recorded run in golden's place: each layer of the
+                            reference works on the run's own streams of the layer before */
     bool dump;           /* the engine is a recorded run: missing rows are listed, not failed */
     bool rounded;        /* the engine multiplies with activations of 8 bits: weights class int8 */
     const char *command; /* start of the replay lines: dsv4check layers --model ... */
@@ -425,6 +427,9 @@ dsv4_status engine_open(const char *name, const dsv4_model *model, const engine_
  * reference. */
 dsv4_status engine_from_ops(const char *name, const dsv4_model *model, const dsv4_ops *ops,
                             dsv4_numerics numerics, engine **out, dsv4_error *err);
+/* The reference's table with this machine's products, experts and attention in it, which sum in
+ * float32: for what only looks for causes and places. */
+dsv4_ops engine_quick_ops(void);
 void engine_close(engine *e);
 const char *engine_name(const engine *e);
 bool engine_is_dump(const engine *e);
@@ -504,6 +509,7 @@ dsv4_status record_case(engine *e, const dsv4_model *m, const vec_case *c, const
 typedef struct {
     const char *case_glob, *tap_glob;
     const char *positions; /* list, NULL = the file's own */
+    bool every_position;   /* all of them, whatever the file has */
     int chunk;
     progress *progress; /* or NULL */
 } record_options;

@@ -46,14 +46,13 @@ static float *own_values(trial *t, dsv4_tensor *w)
     return values;
 }
 
-/* The layer whose tap fails, or the last one. */
 static dsv4_layer *failing(trial *t)
 {
-    return &t->layers[t->layer >= 0 ? t->layer : t->model.config.num_hidden_layers - 1];
+    return trial_layer(t);
 }
 
-dsv4_status trial_new(const dsv4_model *right, int layer, const hypothesis *h, trial **out,
-                      dsv4_error *err)
+dsv4_status trial_new(const dsv4_model *right, int layer, const hypothesis *h, int param,
+                      trial **out, dsv4_error *err)
 {
     trial *t = dsv4_alloc(1, sizeof *t, "a trial", err);
     *out = NULL;
@@ -62,6 +61,7 @@ dsv4_status trial_new(const dsv4_model *right, int layer, const hypothesis *h, t
     int all = right->config.num_hidden_layers;
     t->right = right;
     t->layer = layer;
+    t->param = param;
     t->model = *right;
     t->layers = trial_alloc(t, (size_t)all, sizeof *t->layers);
     if (t->layers == NULL) {
@@ -70,11 +70,15 @@ dsv4_status trial_new(const dsv4_model *right, int layer, const hypothesis *h, t
     }
     memcpy(t->layers, right->layers, (size_t)all * sizeof *t->layers);
     t->model.layers = t->layers;
+    if (right->mtp != NULL) {
+        t->mtp = right->mtp[0];
+        t->model.mtp = &t->mtp;
+    }
     if (layer >= 0) { /* nothing beyond is asked for */
         t->model.config.num_hidden_layers = layer + 1;
         t->model.mtp = NULL;
     }
-    t->ops = *dsv4_ops_reference();
+    t->right_ops = engine_quick_ops(); /* a hundred trials */
     h->apply(t);
     wrong_ops_install(t);
     *out = t;
@@ -173,7 +177,78 @@ SET(fp4_not, fp4, FP4_NOT)
 SET(fp4_block_128, fp4, FP4_BLOCK_128)
 SET(fp4_float_scale, fp4, FP4_FLOAT_SCALE)
 SET(fp4_first_head, fp4, FP4_FIRST_HEAD)
-SET(no_hadamard, no_hadamard, true)
+SET(no_hadamard, hadamard, HADAMARD_NONE)
+SET(hadamard_query, hadamard, HADAMARD_QUERY)
+SET(hadamard_rows, hadamard, HADAMARD_ROWS)
+SET(ring_overwritten, window_overwritten, true)
+SET(topk_of_block, topk_of_block, true)
+SET(softmax_columns, comb_axis, START_COLUMNS)
+SET(softmax_columns_rows, comb_axis, START_COLUMNS_THEN_ROWS)
+SET(post_of_first, post_of_first, true)
+SET(embed_one_stream, embed_one_stream, true)
+SET(head_first, head_first, true)
+SET(groups_tokens, groups, GROUPS_TOKENS)
+SET(pool_block_tail, pool, POOL_BLOCK_TAIL)
+SET(pool_block_last, pool_block_last, true)
+SET(pick_first_count, pick, PICK_FIRST_COUNT)
+SET(pick_suffix, pick, PICK_SUFFIX)
+SET(mtp_narrowed, mtp_narrowed, true)
+SET(mtp_doubled, mtp_doubled, true)
+SET(mtp_not_shifted, mtp_not_shifted, true)
+SET(mtp_no_hnorm, mtp_no_hnorm, true)
+
+static void mtp_main_norm(trial *t)
+{
+    t->mtp.norm = t->right->norm;
+}
+
+static void mtp_main_head(trial *t)
+{
+    t->mtp.hc_head = t->right->hc_head;
+}
+
+static void mtp_norms_exchanged(trial *t)
+{
+    dsv4_tensor keep = t->mtp.enorm;
+    t->mtp.enorm = t->mtp.hnorm;
+    t->mtp.hnorm = keep;
+}
+
+static void mtp_projections_exchanged(trial *t)
+{
+    dsv4_tensor keep = t->mtp.e_proj;
+    t->mtp.e_proj = t->mtp.h_proj;
+    t->mtp.h_proj = keep;
+}
+
+/* Everything of the layer, its attention, one matrix of it: read from the last main layer. */
+static void mtp_main_layer(trial *t)
+{
+    int ratio = t->mtp.layer.ratio;
+    const dsv4_layer *last = &t->right->layers[t->right->config.num_hidden_layers - 1];
+    t->failed = t->failed || last->ratio != ratio;
+    t->mtp.layer = *last;
+}
+
+#define MTP_MAIN(name, ...)                                                                        \
+    static void mtp_main_##name(trial *t)                                                          \
+    {                                                                                              \
+        const dsv4_layer *last = &t->right->layers[t->right->config.num_hidden_layers - 1];        \
+        dsv4_layer *l = &t->mtp.layer;                                                             \
+        __VA_ARGS__;                                                                               \
+    }
+MTP_MAIN(attention, l->wq_a = last->wq_a, l->wq_b = last->wq_b, l->q_norm = last->q_norm,
+         l->wkv = last->wkv, l->kv_norm = last->kv_norm, l->wo_a = last->wo_a, l->wo_b = last->wo_b,
+         l->attn_sink = last->attn_sink)
+MTP_MAIN(wq_a, l->wq_a = last->wq_a)
+MTP_MAIN(wq_b, l->wq_b = last->wq_b)
+MTP_MAIN(wkv, l->wkv = last->wkv)
+MTP_MAIN(wo_a, l->wo_a = last->wo_a)
+MTP_MAIN(wo_b, l->wo_b = last->wo_b)
+MTP_MAIN(experts, l->w1 = last->w1, l->w2 = last->w2, l->w3 = last->w3)
+MTP_MAIN(shared, l->shared_w1 = last->shared_w1, l->shared_w2 = last->shared_w2,
+         l->shared_w3 = last->shared_w3)
+MTP_MAIN(gates, l->hc_attn = last->hc_attn, l->hc_ffn = last->hc_ffn)
 
 static void post_lost(trial *t)
 {
@@ -222,32 +297,27 @@ static void experts_exchanged(trial *t)
     l->shared_w3 = shared;
 }
 
-/* Expert e works with the matrices of e + 1. */
-static dsv4_tensor *shifted(trial *t, const dsv4_tensor *w)
+dsv4_tensor *trial_shifted(trial *t, dsv4_tensor *w, int by)
 {
-    size_t n = (size_t)t->model.config.n_routed_experts;
-    dsv4_tensor *copy = trial_alloc(t, n, sizeof *copy);
-    for (size_t e = 0; copy != NULL && e < n; e++)
-        copy[e] = w[(e + 1) % n];
-    return copy;
+    int64_t n = t->model.config.n_routed_experts;
+    dsv4_tensor *copy = trial_alloc(t, (size_t)n, sizeof *copy);
+    for (int64_t e = 0; copy != NULL && e < n; e++)
+        copy[e] = w[((e + by) % n + n) % n];
+    return copy != NULL ? copy : w;
 }
 
+/* Expert e works with the matrices of e + 1. */
 static void experts_shifted(trial *t)
 {
     dsv4_layer *l = failing(t);
-    dsv4_tensor *w1 = shifted(t, l->w1), *w2 = shifted(t, l->w2), *w3 = shifted(t, l->w3);
-    if (w1 == NULL || w2 == NULL || w3 == NULL)
-        return;
-    l->w1 = w1;
-    l->w2 = w2;
-    l->w3 = w3;
+    l->w1 = trial_shifted(t, l->w1, 1);
+    l->w2 = trial_shifted(t, l->w2, 1);
+    l->w3 = trial_shifted(t, l->w3, 1);
 }
 
 static void down_shifted(trial *t)
 {
-    dsv4_tensor *w2 = shifted(t, failing(t)->w2);
-    if (w2 != NULL)
-        failing(t)->w2 = w2;
+    failing(t)->w2 = trial_shifted(t, failing(t)->w2, 1);
 }
 
 static void no_ape(trial *t)
@@ -286,7 +356,7 @@ static void index_weights_unscaled(float *w, int64_t n, int heads, int dim)
 
 static void indexer_unscaled(trial *t)
 {
-    t->ops.index_weights = index_weights_unscaled;
+    t->right_ops.index_weights = index_weights_unscaled;
 }
 
 static void embed_head(trial *t)
@@ -312,6 +382,27 @@ DECODE(decode_rows_hidden, rows_hidden, true)
 DECODE(decode_not_itself, window_not_itself, true)
 DECODE(decode_window_short, window_more, -1)
 DECODE(decode_no_sink, sinks, -1)
+DECODE(decode_rows_of_prompt, rows_of_prompt, true)
+DECODE(decode_one_row, window_of_step, true)
+DECODE(decode_window_frozen, window_frozen, true)
+DECODE(decode_pool_alone, pool, POOL_DECODE_ALONE)
+DECODE(decode_prompt_tail, pool, POOL_PROMPT_TAIL)
+DECODE(decode_bias_phase, bias_phase, true)
+DECODE(decode_unclamped, experts_unclamped, true)
+
+#define FEWER(name, only_decode, by)                                                               \
+    static void name(trial *t)                                                                     \
+    {                                                                                              \
+        t->m.decode_only = only_decode;                                                            \
+        t->m.pick = PICK_FEWER;                                                                    \
+        t->m.pick_fewer = by;                                                                      \
+    }
+FEWER(decode_one_fewer, true, 1)
+FEWER(decode_two_fewer, true, 2)
+FEWER(decode_half, true, t->model.config.index_topk / 2)
+FEWER(one_fewer, false, 1)
+FEWER(two_fewer, false, 2)
+FEWER(pick_half, false, t->model.config.index_topk / 2)
 
 /* ---- tensors: another layer's, or misread ------------------------------------------------------
  */
@@ -413,39 +504,18 @@ static void next_table(trial *t)
         failing(t)->tid2eid = t->right->layers[next].tid2eid;
 }
 
-/* FP8 weights with their scales misread: the byte as a number, or one scale for a whole row. */
-static void scale_as_number(trial *t)
-{
-    dsv4_tensor *list[] = {&failing(t)->wq_a, &failing(t)->wkv};
-    for (int i = 0; i < 2; i++) {
-        dsv4_tensor coded = *list[i];
-        float *v = coded.scale != NULL ? own_values(t, list[i]) : NULL;
-        for (int64_t r = 0; v != NULL && r < coded.rows; r++)
-            for (int64_t c = 0; c < coded.cols; c++) {
-                int64_t row = (r + coded.row0) / coded.scale_rows;
-                int byte = coded.scale[(size_t)row * coded.scale_row_bytes +
-                                       (size_t)(c / coded.scale_cols)];
-                v[r * coded.cols + c] *= (float)byte / exp2f((float)(byte - 127));
-            }
-    }
-}
-
-static void first_scale(trial *t)
-{
-    dsv4_tensor *list[] = {&failing(t)->wq_a, &failing(t)->wkv};
-    for (int i = 0; i < 2; i++)
-        if (list[i]->scale != NULL)
-            list[i]->scale_cols = (int)list[i]->cols;
-}
-
 /* ---- the list ----------------------------------------------------------------------------------
  */
+
+#define FP8_TAPS "q_lora|q|kv|o_lora|attn_out|shared_out|indexer_q"
 
 const hypothesis hypotheses[] = {
     {"comb-sigmoid", "hc_*_comb", false, comb_sigmoid},
     {"comb-exp", "hc_*_comb", false, comb_exp},
     {"one-pass", "hc_*_comb", false, one_pass},
     {"column-first", "hc_*_comb", false, comb_column_first},
+    {"column-first", "hc_*_comb", false, softmax_columns},
+    {"column-first", "hc_*_comb", false, softmax_columns_rows},
     {"no-comb-eps", "hc_*_comb", false, comb_no_eps},
     {"no-pre-eps", "hc_*_collapsed", false, pre_no_eps},
     {"mix-interleaved", "hc_*_post|hc_*_comb", false, mix_interleaved},
@@ -454,7 +524,9 @@ const hypothesis hypotheses[] = {
     {"comb-identity", "streams_mid|streams", false, comb_identity},
     {"post-ungated", "streams_mid|streams", false, post_ungated},
     {"post-narrowed", "streams_mid|streams", false, post_narrowed},
+    {"post-narrowed", "streams_mid|streams", false, post_of_first},
     {"post-lost", "streams", false, post_lost},
+    {"embed-one-stream", "hc_attn_*|streams_mid", false, embed_one_stream},
     {"norm-one-plus", "*norm|q_lora", false, norm_one_plus},
     {"norm-sum", "*norm|q_lora", false, norm_sum},
     {"norm-centred", "*norm|q_lora", false, norm_centred},
@@ -480,6 +552,8 @@ const hypothesis hypotheses[] = {
     {"rows-limited", "attn_heads", false, rows_limited_1},
     {"topk-ignored", "attn_heads", false, topk_ignored},
     {"topk-flattened", "attn_heads", false, topk_flattened},
+    {"topk-flattened", "attn_heads", false, topk_of_block},
+    {"ring-overwritten", "attn_heads", false, ring_overwritten},
     {"sink-ignored", "attn_heads", false, sink_ignored},
     {"sink-twice", "attn_heads", false, sink_twice},
     {"sink-first", "attn_heads", false, sink_first},
@@ -488,10 +562,13 @@ const hypothesis hypotheses[] = {
     {"out-forward", "o_lora", false, out_forward},
     {"groups-reversed", "o_lora", false, groups_reversed},
     {"groups-interleaved", "o_lora", false, groups_interleaved},
+    {"groups-tokens", "o_lora", false, groups_tokens},
     {"pool-alone", "compressed_kv|indexer_kv", false, pool_alone},
     {"pool-zeros", "compressed_kv|indexer_kv", false, pool_zeros},
     {"pool-mean", "compressed_kv|indexer_kv", false, pool_mean},
     {"pool-lanes", "compressed_kv|indexer_kv", false, pool_lanes},
+    {"pool-block-tail", "compressed_kv|indexer_kv", false, pool_block_tail},
+    {"pool-block-last", "compressed_kv|indexer_kv", false, pool_block_last},
     {"pool-last-lost", "compressed_kv|indexer_kv", false, pool_last_lost},
     {"no-ape", "compressed_kv", false, no_ape},
     {"last-ape", "compressed_kv", false, last_ape},
@@ -504,6 +581,11 @@ const hypothesis hypotheses[] = {
     {"score-unscaled", "indexer_scores", false, indexer_unscaled},
     {"pick-smallest", "indexer_topk", false, pick_smallest},
     {"pick-newest", "indexer_topk", false, pick_newest},
+    {"pick-first-count", "indexer_topk", false, pick_first_count},
+    {"pick-suffix", "indexer_topk", false, pick_suffix},
+    {"pick-fewer", "indexer_topk", false, one_fewer},
+    {"pick-fewer", "indexer_topk", false, two_fewer},
+    {"pick-fewer", "indexer_topk", false, pick_half},
     {"pick-first-tile", "indexer_topk", false, pick_first_tile},
     {"route-sigmoid", "router_*", false, route_sigmoid},
     {"route-softmax", "router_*", false, route_softmax},
@@ -542,6 +624,8 @@ const hypothesis hypotheses[] = {
     {"fp4-float-scale", "indexer_q|indexer_kv", false, fp4_float_scale},
     {"fp4-first-head", "indexer_q|indexer_kv", false, fp4_first_head},
     {"no-hadamard", "indexer_q|indexer_kv", false, no_hadamard},
+    {"hadamard-one-side", "indexer_q|indexer_kv", false, hadamard_query},
+    {"hadamard-one-side", "indexer_q|indexer_kv", false, hadamard_rows},
     {"layer-before", "hc_*|*norm|q_lora|kv", false, borrow_last},
     {"layer-after", "hc_*|*norm|q_lora|kv", false, borrow_next},
     {"layer-before", "q_lora", false, last_q_lora},
@@ -550,14 +634,51 @@ const hypothesis hypotheses[] = {
     {"layer-after", "indexer_q", false, next_indexer_q},
     {"layer-after", "indexer_scores", false, next_weights_proj},
     {"layer-after", "indexer_kv", false, next_indexer_kv},
-    {"scale-as-number", "q_lora|kv", false, scale_as_number},
-    {"first-scale", "q_lora|kv", false, first_scale},
+    {"scale-as-number", FP8_TAPS, false, fp8_scale_number},
+    {"first-scale", FP8_TAPS, false, fp8_first_scale},
+    {"fp8-dialect", FP8_TAPS, false, fp8_other_dialect},
+    {"fp8-e5m2", FP8_TAPS, false, fp8_as_e5m2},
+    {"fp4-scale-number", "routed_out", false, fp4_scale_number},
+    {"fp4-scale-number", "routed_out", false, fp4_scale_plain},
+    {"fp4-groups", "routed_out", false, fp4_half_groups},
+    {"fp4-first-scales", "routed_out", false, fp4_first_scales},
+    {"fp4-nibbles", "routed_out", false, fp4_nibbles},
+    {"fp4-integer", "routed_out", false, fp4_as_integer},
+    {"head-first", "head_collapsed", false, head_first},
     {"head-mean", "head_collapsed", false, head_mean},
     {"head-tied", "logits", false, head_tied},
     {"no-final-norm", "final_norm", false, final_norm_skipped},
-    {"decode-rows-hidden", "streams|logits", true, decode_rows_hidden},
-    {"decode-not-itself", "streams|logits", true, decode_not_itself},
-    {"decode-window-short", "streams|logits", true, decode_window_short},
-    {"decode-no-sink", "streams|logits", true, decode_no_sink},
+    {"decode-rows-hidden", "attn_heads|streams|logits", true, decode_rows_hidden},
+    {"decode-not-itself", "attn_heads|streams|logits", true, decode_not_itself},
+    {"decode-window-short", "attn_heads|streams|logits", true, decode_window_short},
+    {"decode-no-sink", "attn_heads|streams|logits", true, decode_no_sink},
+    {"decode-rows-of-prompt", "attn_heads|streams|logits", true, decode_rows_of_prompt},
+    {"decode-one-row", "attn_heads|streams|logits", true, decode_one_row},
+    {"decode-window-frozen", "attn_heads|streams|logits", true, decode_window_frozen},
+    {"decode-overlap-lost", "compressed_kv|indexer_kv|streams|logits", true, decode_pool_alone},
+    {"decode-prompt-tail", "compressed_kv|indexer_kv|streams|logits", true, decode_prompt_tail},
+    {"decode-bias-phase", "compressed_kv|indexer_kv|streams|logits", true, decode_bias_phase},
+    {"decode-unclamped", "routed_out|streams|logits", true, decode_unclamped},
+    {"decode-pick-fewer", "indexer_topk|streams|logits", true, decode_one_fewer},
+    {"decode-pick-fewer", "indexer_topk|streams|logits", true, decode_two_fewer},
+    {"decode-pick-fewer", "indexer_topk|streams|logits", true, decode_half},
+    {"mtp-not-shifted", "mtp/logits", false, mtp_not_shifted},
+    {"mtp-doubled", "mtp/logits", false, mtp_doubled},
+    {"mtp-main-norm", "mtp/logits", false, mtp_main_norm},
+    {"mtp-main-head", "mtp/logits", false, mtp_main_head},
+    {"mtp-narrowed", "mtp/logits", false, mtp_narrowed},
+    {"mtp-no-hnorm", "mtp/logits", false, mtp_no_hnorm},
+    {"mtp-norms-exchanged", "mtp/logits", false, mtp_norms_exchanged},
+    {"mtp-projections-exchanged", "mtp/logits", false, mtp_projections_exchanged},
+    {"mtp-main-weights", "mtp/logits", false, mtp_main_layer},
+    {"mtp-main-weights", "mtp/logits", false, mtp_main_attention},
+    {"mtp-main-weights", "mtp/logits", false, mtp_main_wq_a},
+    {"mtp-main-weights", "mtp/logits", false, mtp_main_wq_b},
+    {"mtp-main-weights", "mtp/logits", false, mtp_main_wkv},
+    {"mtp-main-weights", "mtp/logits", false, mtp_main_wo_a},
+    {"mtp-main-weights", "mtp/logits", false, mtp_main_wo_b},
+    {"mtp-main-weights", "mtp/logits", false, mtp_main_experts},
+    {"mtp-main-weights", "mtp/logits", false, mtp_main_shared},
+    {"mtp-main-weights", "mtp/logits", false, mtp_main_gates},
     {NULL, NULL, false, NULL},
 };

@@ -91,6 +91,7 @@ slot *judge_open(judge *j, dsv4_tap_id id, int layer)
     s->row_dd = get(j, t->n_rows, sizeof(double), "judged rows");
     s->row_ee = get(j, t->n_rows, sizeof(double), "judged rows");
     s->tied = get(j, t->n_rows, 1, "judged rows");
+    s->wrong_row = get(j, t->n_rows, 1, "judged rows");
     if (t->row_len > j->scratch) {
         free(j->expected);
         free(j->other);
@@ -162,6 +163,8 @@ static void lower(int64_t *value, int64_t position)
 /* Everything the later layers do from this position on rests on the event. */
 static void taint_later(judge *j, int layer, int64_t position)
 {
+    if (j->local != NULL) /* the later layers work on what the recorded run made of it */
+        return;
     for (int l = layer + 1; l <= j->layers; l++)
         lower(&j->taint[l].whole, position);
 }
@@ -171,6 +174,8 @@ static bool is_after(const judge *j, dsv4_tap_id id, int layer, int64_t position
 {
     const layer_taint *t = &j->taint[layer < 0 ? j->layers : layer];
     int64_t reach = judge_reach(j, id, layer, position);
+    if (j->local != NULL && local_doubts(j, id, layer, reach))
+        return true;
     if (id == DSV4_TAP_MTP_LOGITS)
         reach += 1; /* it has seen the next token's id, not its streams; keep to the safe side */
     if (reach >= t->whole)
@@ -214,6 +219,10 @@ static void on_rounded(void *ctx, dsv4_tap_id id, int layer, int64_t position, d
     }
     /* No golden row: it may have fallen either way; what rests on it is judged apart, if it
      * differs. */
+    if (j->local != NULL) {
+        local_rounded(j, id, layer, position);
+        return;
+    }
     layer_taint *t = &j->taint[layer];
     int64_t reach = judge_reach(j, id, layer, position);
     bool index = id == DSV4_TAP_INDEXER_Q || id == DSV4_TAP_INDEXER_KV;
@@ -255,6 +264,24 @@ static void settle_flips(judge *j, slot *s, dsv4_tap_id id, int layer, int64_t p
 
 /* ---- selections ---------------------------------------------------------------------------- */
 
+/* Logits [n] into what the router compares: sqrt(softplus) plus the selection bias. */
+static void router_scores(judge *j, int layer, float *scores, int64_t n)
+{
+    float *bias = NULL;
+    const dsv4_layer *l = j->o.model != NULL ? &j->o.model->layers[layer] : NULL;
+    if (l != NULL && l->gate_bias.name != NULL && l->gate_bias.cols == n) {
+        bias = get(j, n, sizeof *bias, "router bias");
+        if (bias != NULL)
+            dsv4_tensor_row(&l->gate_bias, 0, bias);
+    }
+    for (int64_t e = 0; e < n; e++) {
+        double x = (double)scores[e];
+        scores[e] =
+            (float)(sqrt(fmax(x, 0) + log1p(exp(-fabs(x)))) + (bias != NULL ? (double)bias[e] : 0));
+    }
+    free(bias);
+}
+
 /* Scores that a selection was made from, for its margin: golden ones if the file has them, else
  * the engine's own. NULL = neither. */
 static const float *selection_scores(judge *j, dsv4_tap_id id, int layer, int64_t position,
@@ -292,20 +319,8 @@ static const float *selection_scores(judge *j, dsv4_tap_id id, int layer, int64_
     if (id == DSV4_TAP_INDEXER_TOPK) {
         int64_t visible = (position + 1) / 4;
         *n = visible < *n ? visible : *n;
-    } else { /* what the router compares: sqrt(softplus) plus the selection bias */
-        float *bias = NULL;
-        const dsv4_layer *l = j->o.model != NULL ? &j->o.model->layers[layer] : NULL;
-        if (l != NULL && l->gate_bias.name != NULL && l->gate_bias.cols == *n) {
-            bias = get(j, *n, sizeof *bias, "router bias");
-            if (bias != NULL)
-                dsv4_tensor_row(&l->gate_bias, 0, bias);
-        }
-        for (int64_t e = 0; e < *n; e++) {
-            double x = (double)scores[e];
-            scores[e] = (float)(sqrt(fmax(x, 0) + log1p(exp(-fabs(x)))) +
-                                (bias != NULL ? (double)bias[e] : 0));
-        }
-        free(bias);
+    } else {
+        router_scores(j, layer, scores, *n);
     }
     return scores;
 }
@@ -383,6 +398,7 @@ static void judge_selection(judge *j, slot *s, dsv4_tap_id id, int layer, int64_
     const budget *b = judge_budget(j, "@selection", rows);
     if (b == NULL || gap > b->fail) {
         s->wrong_sets++;
+        s->wrong_row[row] = 1;
         keep_row(j, s, position, e, a, k);
         if (!(gap <= s->worst_gap) || s->wrong_sets == 1) {
             s->worst_gap = gap;
@@ -519,7 +535,8 @@ static bool wants(void *ctx, dsv4_tap_id id, int layer, int64_t position)
     if (layer >= j->layers ||
         judge_reach(j, id, layer, position) >= j->c->context) /* beyond this case's end */
         return false;
-    if (id == DSV4_TAP_INDEXER_SCORES || id == DSV4_TAP_ROUTER_LOGITS)
+    if (id == DSV4_TAP_INDEXER_SCORES || id == DSV4_TAP_ROUTER_LOGITS ||
+        (id == DSV4_TAP_INDEXER_TOPK && j->local != NULL))
         return true; /* needed for margins even where golden has none */
     slot *s = judge_open(j, id, layer);
     return s != NULL && (dsv4_tap_is_row(id) || find_row(s->golden, position) >= 0);
@@ -561,16 +578,41 @@ static void judge_values(judge *j, slot *s, dsv4_tap_id id, int layer, int64_t p
     const budget *b = judge_budget(j, dsv4_tap_name(id), ROWS_CLEAN);
     if (later && b != NULL && rel <= b->pass)
         later = false;
+    if (later && j->local != NULL && local_flips(j, layer, position)) {
+        const budget *flip = judge_budget(j, "@flip", ROWS_AFTER_FLIP);
+        later = flip == NULL || rel <= flip->fail; /* a flipped code moves a block by no more */
+    }
     if (!later && b != NULL && !(rel <= b->fail))
         keep_row(j, s, position, j->expected, actual, n);
     s->is_after[row] = later;
     compare_merge(later ? &s->after : &s->clean, &one);
 }
 
+/* What a recorded run does not tell: the reference's own scores and choices. */
+static void hear_choice(judge *j, dsv4_tap_id id, int layer, int64_t position, const void *data,
+                        int64_t n)
+{
+    if (id == DSV4_TAP_INDEXER_SCORES) {
+        local_scores(j, id, layer, position, data, n);
+    } else if (id == DSV4_TAP_INDEXER_TOPK) {
+        local_picked(j, layer, position, data, n);
+    } else if (id == DSV4_TAP_ROUTER_LOGITS && layer >= 0) {
+        float *scores = get(j, n, sizeof *scores, "scores");
+        if (scores == NULL)
+            return;
+        memcpy(scores, data, (size_t)n * sizeof *scores);
+        router_scores(j, layer, scores, n);
+        local_scores(j, id, layer, position, scores, n);
+        free(scores);
+    }
+}
+
 static void judge_row(judge *j, dsv4_tap_id id, int layer, int64_t position, void *data, int64_t n)
 {
     if (id == DSV4_TAP_INDEXER_SCORES || id == DSV4_TAP_ROUTER_LOGITS)
         keep_scores(j, id, layer, position, data, n);
+    if (j->local != NULL)
+        hear_choice(j, id, layer, position, data, n);
     slot *s = judge_open(j, id, layer);
     if (s == NULL)
         return;
@@ -621,6 +663,21 @@ static void on_tap(void *ctx, dsv4_tap_id id, int layer, int64_t position, void 
 
 /* ---- life ---------------------------------------------------------------------------------- */
 
+/* Are the streams of every position of every layer there? */
+static bool holds_streams(const vec_file *f, const vec_case *c, int layers, bool *out,
+                          dsv4_error *err)
+{
+    *out = true;
+    for (int l = 0; l < layers && *out; l++) {
+        vec_tap *t = NULL;
+        if (vec_tap_open(f, c, DSV4_TAP_STREAMS, l, &t, err) != DSV4_OK)
+            return false;
+        *out = t != NULL && t->n_rows >= c->context;
+        vec_tap_close(t);
+    }
+    return true;
+}
+
 dsv4_status judge_new(const vec_file *golden, const vec_case *c, const judge_options *o,
                       judge **out, dsv4_error *err)
 {
@@ -636,12 +693,22 @@ dsv4_status judge_new(const vec_file *golden, const vec_case *c, const judge_opt
     j->blind = o->dump && o->numerics != DSV4_MATH;
     if (o->weights == WEIGHTS_EXACT)
         snprintf(j->weights, sizeof j->weights, "%s",
-                 !o->rounded ? "exact"
-                 : o->shadow ? "int8:shadow"
-                             : "int8");
+                 o->local      ? "exact:local"
+                 : !o->rounded ? "exact"
+                 : o->shadow   ? "int8:shadow"
+                               : "int8");
     else
         snprintf(j->weights, sizeof j->weights, "other:%s",
                  o->weights_format != NULL ? o->weights_format : "?");
+    bool complete = false;
+    if (o->local && !holds_streams(golden, c, j->layers, &complete, err)) {
+        judge_free(j);
+        return DSV4_E_INPUT;
+    }
+    if (complete && !local_new(j)) {
+        judge_free(j);
+        return dsv4_fail(err, DSV4_E_MACHINE, "out of memory for a judge");
+    }
     const budget *round = judge_budget(j, "@rounding", ROWS_CLEAN);
     if (round != NULL) {
         j->round_noise = round->pass;
@@ -686,16 +753,20 @@ void judge_free(judge *j)
         free(s->row_dd);
         free(s->row_ee);
         free(s->tied);
+        free(s->wrong_row);
         free(s->sets);
         free(s->scores);
         free(s->before);
         free(s->kept_expected);
         free(s->kept_actual);
+        free(s->unrounded);
+        free(s->rounded);
     }
     for (int l = 0; j->taint != NULL && l <= j->layers; l++) {
         free(j->taint[l].topk_ties);
         free(j->taint[l].router_ties);
     }
+    local_free(j);
     free(j->slots);
     free(j->taint);
     free(j->expected);

@@ -7,7 +7,7 @@
 
 #include "harness.h"
 
-enum { KEPT_ROWS = 3 };
+enum { KEPT_ROWS = 6 };
 
 /* One tap of one layer. */
 typedef struct {
@@ -22,13 +22,17 @@ typedef struct {
     int64_t ties, flips, wrong_sets, changed;
     double worst_gap; /* of the wrong sets, in units of the largest score */
     int64_t wrong_position;
-    double jaccard;        /* lowest */
-    double row_cosine;     /* lowest cosine of a row */
-    int64_t misrounded;    /* rows that the engine rounded otherwise than the format says */
-    int64_t misrounded_at; /* position of the first */
+    double jaccard;             /* lowest */
+    double row_cosine;          /* lowest cosine of a row */
+    int64_t misrounded;         /* rows that the engine rounded otherwise than the format says */
+    int64_t misrounded_at;      /* position of the first, and its values */
+    float *unrounded, *rounded; /* [rounded_n] */
+    int64_t rounded_n;
     int64_t off_formula; /* router_weights: rows that do not follow from the engine's own logits */
+    double formula_gap;  /* and by how much at most, relative */
     int32_t *sets;       /* selections of the engine [n_rows][row_len], if ids must be kept */
     uint8_t *tied;       /* [n_rows] */
+    uint8_t *wrong_row;  /* [n_rows] selections that differ beyond a tie */
     float *scores;       /* scores of the engine [n_rows][scores_width], for the margins */
     int64_t scores_width;
     int64_t top1_lost; /* logits: positions with another top-1 */
@@ -53,6 +57,8 @@ typedef struct {
     size_t n_topk_ties, n_router_ties, cap_topk_ties, cap_router_ties;
 } layer_taint;
 
+typedef struct local_layer local_layer; /* local.c */
+
 struct judge {
     const vec_file *golden;
     const vec_case *c;
@@ -70,6 +76,8 @@ struct judge {
     double heard; /* seconds in the listener */
     double read;  /* of them: reading golden rows */
     int64_t read_bytes;
+    local_layer *local; /* [layers] where a recorded run that holds the streams of every position
+                           of every layer may have chosen otherwise; else NULL */
     bool blind; /* qat or deployed without reports of rounding: flips cannot be told apart */
     dsv4_status status;
     dsv4_error err;
@@ -107,6 +115,17 @@ const char *judge_blame(const judge *j, const slot *s, dsv4_tap_id id, int layer
  * right nor wrong. */
 typedef enum { TAP_UNKNOWN, TAP_RIGHT, TAP_WRONG } state_of_tap;
 state_of_tap judge_look(const judge *j, int layer, dsv4_tap_id id);
+
+/* local.c. A value of the reference beside a midpoint; its scores; its choice; and what follows. */
+bool local_new(judge *j);
+void local_free(judge *j);
+void local_rounded(judge *j, dsv4_tap_id id, int layer, int64_t position);
+void local_scores(judge *j, dsv4_tap_id id, int layer, int64_t position, const float *scores,
+                  int64_t n);
+void local_picked(judge *j, int layer, int64_t position, const int32_t *rows, int64_t n);
+/* Does it rest on a code that may have been rounded the other way, and on nothing else? */
+bool local_flips(const judge *j, int layer, int64_t position);
+bool local_doubts(const judge *j, dsv4_tap_id id, int layer, int64_t position);
 
 /* Last position that a row (or token) of a tap depends on. */
 int64_t judge_reach(const judge *j, dsv4_tap_id id, int layer, int64_t position);

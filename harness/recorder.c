@@ -86,6 +86,9 @@ static void on_tap(void *ctx, dsv4_tap_id id, int layer, int64_t position, void 
     int64_t n = (int64_t)count, width = stored_width(r, id, n);
     if (t->n == 0)
         t->width = width;
+    for (int64_t i = t->n; i > 0 && t->positions[i - 1] >= position; i--)
+        if (t->positions[i - 1] == position)
+            return; /* the first report counts, as with the judge */
     if (!grow(r, t))
         return;
     uint8_t *row = t->data + (size_t)(t->n * t->width) * 4;
@@ -219,10 +222,11 @@ dsv4_status record_case(engine *e, const dsv4_model *m, const vec_case *c, const
 
 /* Positions of a case of a vector file: its own, or the list's. A decode case is recorded from the
  * logits after its prefill on. */
-static dsv4_status case_positions(const vec_case *c, const char *list, int64_t **out, int64_t *n,
-                                  dsv4_error *err)
+static dsv4_status case_positions(const vec_case *c, const record_options *o, int64_t **out,
+                                  int64_t *n, dsv4_error *err)
 {
-    if (c->n_positions > 0 && list == NULL) {
+    const char *list = o->positions;
+    if (c->n_positions > 0 && list == NULL && !o->every_position) {
         *n = c->n_positions;
         *out = dsv4_alloc((size_t)*n, sizeof **out, "positions", err);
         if (*out == NULL)
@@ -249,7 +253,7 @@ dsv4_status record_cases(engine *e, const dsv4_model *m, const vec_file *f, cons
         int64_t *positions = NULL;
         if (!case_admitted(&c, o->case_glob))
             continue;
-        status = case_positions(vec_case_at(f, i), o->positions, &positions, &c.n_positions, err);
+        status = case_positions(vec_case_at(f, i), o, &positions, &c.n_positions, err);
         c.positions = positions;
         if (status == DSV4_OK)
             status = record_case(e, m, &c, o->tap_glob, o->chunk, w, err);

@@ -97,6 +97,7 @@ static dsv4_status new_judge(pool *p, size_t index, bool replay, dsv4_error *err
         .taps = p->o->tap_glob,
         .replay = replay,
         .shadow = p->o->shadow,
+        .local = p->o->local,
         .dump = engine_is_dump(p->o->e),
         .rounded = engine_rounds_activations(p->o->e),
         .command = p->o->command,
@@ -216,7 +217,8 @@ static dsv4_status find_causes(const pool *p, judge *alone, results *out, size_t
                         .first = first,
                         .chain = chain,
                         .n_chain = by_itself ? 1 : place + 1,
-                        .chunk = by_itself ? (int)chain[0]->context : p->o->chunk};
+                        .chunk = by_itself ? (int)chain[0]->context : p->o->chunk,
+                        .started = now_seconds()};
     dsv4_status status = causes_find(&q, out, err);
     free(chain);
     return status;

@@ -18,6 +18,7 @@ typedef struct {
     bool replay;    /* golden selections and rounded rows in place of ties and flips */
     bool no_causes; /* do not look for likely causes */
     bool shadow;    /* golden values in place of everything compared: local errors */
+    bool local;     /* shadow, the golden file being a recorded run (judge_options) */
     progress *progress;
 } run_options;
 

@@ -6,9 +6,30 @@
 
 #include "hypotheses.h"
 
-static _Thread_local const trial *now;  /* whose mistakes the operators make */
-static _Thread_local int post_call;     /* calls of hc_post since the last embed */
-static _Thread_local int64_t block_pos; /* position of the block's first token */
+static _Thread_local const trial *now; /* whose mistakes the operators make */
+static _Thread_local int post_call;    /* calls of hc_post since the last embed */
+/* The block: position of its first token, tokens; where the last block of several tokens ended. */
+static _Thread_local int64_t block_pos, block_n, prompt_end;
+static _Thread_local int64_t angle_pos; /* of the last call of rope_angles */
+static _Thread_local bool
+    angles_seen;                      /* since the last hc_mix: the embedding is the main model's */
+static _Thread_local bool mtp_begins; /* between the MTP layer's embedding and its first hc_mix */
+static _Thread_local bool in_attention;
+static _Thread_local int layer_now;
+enum { MOST_LAYERS = 128 };
+static _Thread_local int64_t pooled_at[2 * MOST_LAYERS]; /* block_pos + 1 of the last row made */
+
+static bool decoding(void)
+{
+    return block_n == 1 && block_pos > 0;
+}
+
+/* Does the mistake, if it is made in decode steps alone, spare this block? */
+static bool spared(const mistake *m)
+{
+    return m->decode_only && !decoding();
+}
+
 static const dsv4_ops *ref(void)
 {
     return dsv4_ops_reference();
@@ -19,7 +40,8 @@ static const dsv4_ops *ref(void)
 static bool sees_row(const dsv4_attention_args *a, const mistake *m, int64_t i, int64_t row,
                      int64_t limit)
 {
-    int64_t from = m->topk_flattened ? 0 : i, to = m->topk_flattened ? a->n - 1 : i;
+    bool all = m->topk_flattened || m->topk_of_block;
+    int64_t from = all ? 0 : i, to = all ? a->n - 1 : i;
     if (row < m->rows_skip || row >= limit)
         return false;
     if (a->topk == NULL || m->topk_ignored)
@@ -40,14 +62,28 @@ static int64_t visible(const dsv4_attention_args *a, const mistake *m, int64_t i
         last--;
     if (m->window_from_block && first < a->pos0)
         first = a->pos0;
+    int64_t left = m->window_rows_left > 0 ? m->window_rows_left : 1;
+    if (m->window_of_step && first < prompt_end - left)
+        first = prompt_end - left;
+    if (m->window_frozen) {
+        first = prompt_end - a->window_size + 1;
+        last = prompt_end < t ? prompt_end : t;
+    }
     first = first > a->window_pos0 ? first : a->window_pos0;
-    for (int64_t p = first; p <= last; p++)
-        out[n++] = a->window + (p - a->window_pos0) * a->dim;
+    for (int64_t p = first; p <= last; p++) {
+        int64_t slot = m->window_overwritten ? p + (end - p) / a->window_size * a->window_size : p;
+        out[n++] = a->window + (slot - a->window_pos0) * a->dim;
+    }
     if (a->ratio == 0 || m->rows_hidden)
         return n;
-    int64_t limit = (t + 1 - m->rows_late) / a->ratio, most = (end + 1) / a->ratio;
-    if (m->rows_of_block_end || (m->rows_none_all && limit == 0))
+    int64_t limit = t + 1 > m->rows_late ? (t + 1 - m->rows_late) / a->ratio : 0,
+            most = (end + 1) / a->ratio;
+    if (m->rows_of_block_end || (m->rows_none_all && limit == 0) ||
+        (m->topk_of_block && a->topk != NULL))
         limit = most;
+    limit = limit < most ? limit : most;
+    if (m->rows_of_prompt && limit > prompt_end / a->ratio)
+        limit = prompt_end / a->ratio;
     if (m->rows_most > 0 && a->topk == NULL && limit > m->rows_most)
         limit = m->rows_most;
     for (int64_t j = 0; j < limit; j++)
@@ -59,7 +95,7 @@ static int64_t visible(const dsv4_attention_args *a, const mistake *m, int64_t i
 static bool wrong_attention(const dsv4_attention_args *a, float *out)
 {
     const mistake *m = &now->m;
-    if (m->decode_only && !(a->n == 1 && a->pos0 > 0))
+    if (spared(m))
         return ref()->attention(a, out);
     int64_t most = a->pos0 + 2 * a->n + (a->ratio > 0 ? (a->pos0 + a->n) / a->ratio : 0) + 1;
     const float **rows = dsv4_alloc((size_t)most, sizeof *rows, "attention", NULL);
@@ -138,10 +174,15 @@ static void wrong_hc_gates(const float *mixes, const float *scale, const float *
                 c[k] = exp(c[k]);
         }
         if (m->comb_start == COMB_SOFTMAX)
-            softmax_lines(c, hc, m->comb_column_first);
-        for (int k = 0; k < hc * hc && m->comb_start != COMB_EXP; k++)
+            softmax_lines(c, hc, m->comb_column_first || m->comb_axis != START_ROWS);
+        for (int pass = 1; pass < passes && m->comb_axis == START_COLUMNS_THEN_ROWS; pass++) {
+            divide(c, hc, false, e);
+            divide(c, hc, true, e);
+        }
+        bool done = m->comb_start == COMB_EXP || m->comb_axis == START_COLUMNS_THEN_ROWS;
+        for (int k = 0; k < hc * hc && !done; k++)
             c[k] += e;
-        for (int pass = 0; pass < passes && m->comb_start != COMB_EXP; pass++) {
+        for (int pass = 0; pass < passes && !done; pass++) {
             if (pass > 0)
                 divide(c, hc, m->comb_column_first, e);
             divide(c, hc, !m->comb_column_first, e);
@@ -164,7 +205,8 @@ static void wrong_hc_post(const float *block, const float *streams, const float 
                 if (m->post_narrowed)
                     gate = (double)post[i * hc];
                 for (int a = 0; a < hc; a++) {
-                    double c = m->comb_identity     ? (a == to)
+                    double c = m->post_of_first     ? (a == 0)
+                               : m->comb_identity   ? (a == to)
                                : m->comb_transposed ? (double)comb[(i * hc + to) * hc + a]
                                                     : (double)comb[(i * hc + a) * hc + to];
                     sum += c * (double)streams[(i * hc + a) * dim + k];
@@ -189,8 +231,8 @@ static void wrong_hc_collapse(const float *streams, const float *pre, int64_t n,
 }
 
 /* The product reads the streams as [D][hc]; the norm of all is the same. */
-static void wrong_hc_mix(const dsv4_tensor *fn, const float *streams, float eps, int64_t n,
-                         float *out)
+static void wrong_hc_mix_order(const dsv4_tensor *fn, const float *streams, float eps, int64_t n,
+                               float *out)
 {
     int64_t width = fn->cols;
     int hc = now->model.config.hc_mult;
@@ -204,12 +246,42 @@ static void wrong_hc_mix(const dsv4_tensor *fn, const float *streams, float eps,
     free(turned);
 }
 
+/* Where in the model are we? */
+static void watch_hc_mix(const dsv4_tensor *fn, const float *streams, float eps, int64_t n,
+                         float *out)
+{
+    int64_t width = fn->cols, hc = now->model.config.hc_mult;
+    bool layers_done = true; /* the head, or the MTP layer */
+    angles_seen = mtp_begins = in_attention = false;
+    for (int l = 0; l < now->model.config.num_hidden_layers; l++)
+        if (fn == &now->layers[l].hc_attn.fn || fn == &now->layers[l].hc_ffn.fn) {
+            layer_now = l;
+            layers_done = false;
+            in_attention = fn == &now->layers[l].hc_attn.fn;
+        }
+    if (now->only_here) { /* the session reads its operators from here */
+        trial *t = (trial *)(uintptr_t)now;
+        bool here = layer_now == t->layer && in_attention == t->attention_half && !layers_done;
+        t->ops = here ? t->wrong : t->spare;
+    }
+    if (now->m.embed_one_stream && fn == &now->layers[0].hc_attn.fn)
+        for (int64_t i = 0; i < n; i++) /* the session's own buffer */
+            memset((float *)(uintptr_t)streams + i * width + width / hc, 0,
+                   (size_t)(width - width / hc) * sizeof *streams);
+    if (now->m.mix_interleaved)
+        wrong_hc_mix_order(fn, streams, eps, n, out);
+    else
+        ref()->hc_mix(fn, streams, eps, n, out);
+}
+
 static void wrong_hc_head_gates(const float *m, const float *scale, const float *base, int64_t n,
                                 int hc, float eps, float *pre)
 {
     ref()->hc_head_gates(m, scale, base, n, hc, eps, pre);
     for (int64_t i = 0; i < n * hc; i++)
-        pre[i] = now->m.head_mean ? 1.0f / (float)hc : 2 * pre[i];
+        pre[i] = now->m.head_mean    ? 1.0f / (float)hc
+                 : now->m.head_first ? (i % hc == 0 ? 1.0f : 0.0f)
+                                     : 2 * pre[i];
 }
 
 /* ---- norms, rotation of the output ---------------------------------------------------------- */
@@ -231,6 +303,17 @@ static void wrong_rmsnorm(const float *x, const float *w, float eps, int64_t n, 
                           float *y)
 {
     const mistake *m = &now->m;
+    if (m->mtp_no_hnorm && mtp_begins && y == x)
+        return;
+    if (m->mtp_narrowed) {
+        int hc = now->model.config.hc_mult;
+        bool streams = mtp_begins && y == x;
+        ref()->rmsnorm(x, w, eps, n, dim, y);
+        for (int64_t i = 0; streams && i < n; i++)
+            if (i % hc != 0)
+                memcpy(y + i * dim, y + i / hc * hc * dim, (size_t)dim * sizeof *y);
+        return;
+    }
     if (is_weight(w, m->norm_skipped, dim)) {
         memmove(y, x, (size_t)(n * dim) * sizeof *y);
         return;
@@ -261,6 +344,20 @@ static void wrong_head_norm(float *q, float eps, int64_t n, int64_t dim, bool bf
     (void)q, (void)eps, (void)n, (void)dim, (void)bf16; /* left out */
 }
 
+/* Group g of token t is read at place (t, g) of a layout [groups][n]. */
+static void wrong_token_axis(float *x, int64_t n, int64_t groups, int64_t width)
+{
+    float *copy = dsv4_alloc((size_t)(n * groups * width), sizeof *copy, "heads", NULL);
+    if (copy == NULL)
+        return;
+    memcpy(copy, x, (size_t)(n * groups * width) * sizeof *copy);
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t g = 0; g < groups; g++)
+            memcpy(x + (i * groups + g) * width, copy + (g * n + i) * width,
+                   (size_t)width * sizeof *x);
+    free(copy);
+}
+
 static void wrong_rope(float *x, int64_t n, int heads, int d, int r, const float *cos_table,
                        const float *sin_table, bool inverse)
 {
@@ -272,12 +369,18 @@ static void wrong_rope(float *x, int64_t n, int heads, int d, int r, const float
     if (!inverse || m->groups == GROUPS_IN_ORDER)
         return;
     int groups = now->model.config.o_groups, per = heads / groups;
+    if (m->groups == GROUPS_TOKENS) {
+        wrong_token_axis(x, n, groups, (int64_t)per * d);
+        return;
+    }
     float *copy = dsv4_alloc((size_t)(heads * d), sizeof *copy, "heads", NULL);
     for (int64_t i = 0; copy != NULL && i < n; i++) {
         memcpy(copy, x + i * heads * d, (size_t)(heads * d) * sizeof *copy);
         for (int h = 0; h < heads; h++) {
             int g = h / per, from = m->groups == GROUPS_REVERSED ? (groups - 1 - g) * per + h % per
-                                                                 : (h % per) * groups + g;
+                                    : m->groups == GROUPS_ROTATED
+                                        ? (g + m->groups_by) % groups * per + h % per
+                                        : (h % per) * groups + g;
             memcpy(x + (i * heads + h) * d, copy + from * d, (size_t)d * sizeof *copy);
         }
     }
@@ -290,7 +393,22 @@ static void wrong_pool(const float *prev_kv, const float *prev_z, const float *k
                        int ratio, int lanes, int dim, float *c)
 {
     const mistake *m = &now->m;
-    int width = lanes * dim, own = (lanes - 1) * dim, last = ratio;
+    int width = lanes * dim, own = (lanes - 1) * dim, last = ratio, lost = 0;
+    bool index = dim == now->model.config.index_head_dim && ratio == 4;
+    int64_t *made = &pooled_at[2 * (layer_now % MOST_LAYERS) + (index ? 1 : 0)];
+    bool first = *made != block_pos + 1; /* the first row of this block has begun in the last one */
+    *made = block_pos + 1;
+    if (spared(m)) {
+        ref()->compressor_pool(prev_kv, prev_z, kv, z, ratio, lanes, dim, c);
+        return;
+    }
+    if (m->pool == POOL_BLOCK_TAIL && first)
+        lost = (int)(block_pos % ratio);
+    if (m->pool == POOL_PROMPT_TAIL && prompt_end > block_pos + 1 - ratio)
+        lost = (int)(prompt_end - (block_pos + 1 - ratio));
+    lost = lost < ratio ? lost : ratio - 1;
+    if (m->pool == POOL_DECODE_ALONE)
+        prev_kv = prev_z = NULL;
     bool zeros = m->pool == POOL_ZEROS_BEFORE && prev_kv == NULL && lanes == 2, swapped = false;
     if (m->pool == POOL_ALONE)
         prev_kv = prev_z = NULL;
@@ -302,7 +420,7 @@ static void wrong_pool(const float *prev_kv, const float *prev_z, const float *k
         int mine = swapped ? k : own + k, theirs = swapped ? own + k : k;
         double max = -INFINITY, sum = 0, weighted = 0;
         for (int t = 0; t < ratio; t++) {
-            max = fmax(max, (double)z[t * width + mine]);
+            max = t < lost ? max : fmax(max, (double)z[t * width + mine]);
             max = fmax(max, zeros ? 0 : prev_z != NULL ? (double)prev_z[t * width + theirs] : max);
         }
         for (int t = 0; t < ratio; t++) {
@@ -312,7 +430,7 @@ static void wrong_pool(const float *prev_kv, const float *prev_z, const float *k
                 sum += e;
                 weighted += e * (zeros ? 0 : (double)prev_kv[t * width + theirs]);
             }
-            if (t >= last)
+            if (t >= last || t < lost)
                 continue;
             double e = m->pool == POOL_MEAN ? 1 : exp((double)z[t * width + mine] - max);
             sum += e;
@@ -320,6 +438,27 @@ static void wrong_pool(const float *prev_kv, const float *prev_z, const float *k
         }
         c[k] = (float)(weighted / sum);
     }
+}
+
+static void wrong_linear(const dsv4_tensor *w, const float *x, int64_t ldx, int64_t n, float *y,
+                         int64_t ldy)
+{
+    const dsv4_layer *l = &now->layers[layer_now];
+    const dsv4_compressor_weights *a = &l->compressor, *b = &l->indexer.compressor;
+    now->right_ops.linear(w, x, ldx, n, y, ldy);
+    if (in_attention && (w == &a->wkv || w == &a->wgate || w == &b->wkv || w == &b->wgate))
+        for (int64_t i = 0; i + 1 < n; i++)
+            memset(y + i * ldy, 0, (size_t)w->rows * sizeof *y);
+}
+
+/* In the attention block the position bias is all that is added: its slot is counted from the first
+ * decode step. y lies in the block's table of slots. */
+static void wrong_add(float *x, const float *y, int64_t n)
+{
+    int ratio = now->layers[layer_now].ratio;
+    if (in_attention && decoding() && ratio > 0)
+        y += ((block_pos - prompt_end) % ratio - block_pos % ratio) * n;
+    ref()->add(x, y, n);
 }
 
 static void wrong_scores(const float *q, const float *rows, const float *w, int heads, int dim,
@@ -354,7 +493,15 @@ static void wrong_topk(const float *scores, int64_t n, int k, int32_t *out)
                    : m->pick == PICK_NEWEST ? (float)j
                                             : scores[j];
     int64_t seen = m->pick == PICK_FIRST_TILE && n > TILE ? TILE : n;
+    if (m->pick_tile > 0 && n > m->pick_tile)
+        seen = m->pick_tile;
+    if (m->pick == PICK_FIRST_COUNT && (block_pos + 1) / 4 < n)
+        seen = (block_pos + 1) / 4;
+    if (m->pick == PICK_SUFFIX && block_pos > 0 && (block_n + 3) / 4 < n)
+        seen = (block_n + 3) / 4;
     ref()->topk(other, seen, k, out);
+    for (int s = k - m->pick_fewer; s < k && !spared(m); s++)
+        out[s] = -1;
     free(other);
 }
 
@@ -382,6 +529,10 @@ static int32_t hashed(const dsv4_tensor *table, const int32_t *ids, int64_t n, i
     int64_t row = ids[i];
     if (now->m.hash == HASH_POSITION)
         row = (block_pos + i) % table->rows;
+    else if (now->m.hash_offset != 0)
+        row = ids[i + now->m.hash_offset < 0   ? 0
+                  : i + now->m.hash_offset < n ? i + now->m.hash_offset
+                                               : n - 1];
     else if (now->m.hash == HASH_NEIGHBOUR)
         row = ids[i + 1 < n ? i + 1 : i];
     else if (now->m.hash == HASH_HALF) /* 64-bit ids in steps of 4 bytes: every other is 0 */
@@ -466,6 +617,15 @@ static void wrong_swiglu(const float *gate, const float *up, float limit, int64_
     }
 }
 
+static bool unclamped_experts(const dsv4_experts_args *a, float *out)
+{
+    dsv4_experts_args b = *a;
+    dsv4_layer l = *a->layer;
+    l.swiglu_limit = spared(&now->m) ? l.swiglu_limit : 0;
+    b.layer = &l;
+    return now->right_ops.experts(&b, out);
+}
+
 static bool wrong_experts(const dsv4_experts_args *a, float *out)
 {
     const mistake *m = &now->m;
@@ -480,7 +640,7 @@ static bool wrong_experts(const dsv4_experts_args *a, float *out)
         const float *w = a->weights + i * a->k;
         memset(out + i * D, 0, (size_t)D * sizeof *out);
         for (int s = 0; s < a->k - (m->expert_slot_lost ? 1 : 0); s++) {
-            double weight = (double)w[s];
+            double weight = s + 1 == m->expert_slot ? 0 : (double)w[s];
             if (m->expert_unweighted)
                 weight = 1.0 / a->k;
             if (m->expert_weighted_twice)
@@ -505,16 +665,23 @@ static bool wrong_experts(const dsv4_experts_args *a, float *out)
     return ok;
 }
 
-/* ---- embedding, rounding -------------------------------------------------------------------- */
+/* ---- embedding, angles -------------------------------------------------------------------- */
 
 static void wrong_embed(const dsv4_tensor *table, const int32_t *ids, int64_t n, float *x)
 {
+    mtp_begins = !angles_seen;
     post_call = 0;
+    if (!mtp_begins) {
+        block_pos = angle_pos;
+        block_n = n;
+        prompt_end = n > 1 ? block_pos + n : prompt_end;
+    }
+    angles_seen = false;
     for (int64_t i = 0; i < n; i++) {
         int64_t id = ids[i];
         if (now->m.embed == EMBED_NEXT)
             id = (id + 1) % table->rows;
-        else if (now->m.embed == EMBED_LAST)
+        else if (now->m.embed == EMBED_LAST || (now->m.mtp_not_shifted && mtp_begins))
             id = ids[i > 0 ? i - 1 : 0];
         dsv4_tensor_row(table, id, x + i * table->cols);
     }
@@ -524,55 +691,26 @@ static void watch_angles(const float *inv_freq, int half, const int64_t *positio
                          float *cos_table, float *sin_table)
 {
     if (n > 0)
-        block_pos = positions[0];
+        angle_pos = positions[0];
+    angles_seen = true;
     ref()->rope_angles(inv_freq, half, positions, n, cos_table, sin_table);
-}
-
-/* A block scaled to [-limit, limit], rounded by `rule` at a scale of one power of two. */
-static void round_scaled(float *x, int64_t n, double limit, bool fp8, bool down, bool truncated)
-{
-    double most = 0;
-    for (int64_t k = 0; k < n; k++)
-        most = fmax(most, fabs((double)x[k]));
-    double scale = fmax(most, fp8 ? 1e-4 : limit * ldexp(1, -126)) / limit;
-    if (down)
-        scale = exp2(floor(log2(scale)));
-    else if (truncated)
-        scale = exp2(ceil(log2(scale)));
-    for (int64_t k = 0; k < n; k++) {
-        double v = fmin(fabs((double)x[k]) / scale, limit);
-        int low = fp8 ? -6 : 0, bits = fp8 ? 3 : 1, exponent = v > 0 ? ilogb(v) : low;
-        double step = ldexp(1, (exponent < low ? low : exponent) - bits);
-        v = (truncated ? floor(v / step) : nearbyint(v / step)) * step;
-        x[k] = (float)copysign(fmin(v, limit) * scale, (double)x[k]);
+    for (int64_t i = 0; i < n && mtp_begins && now->m.mtp_doubled; i++) {
+        int64_t twice = 2 * positions[i];
+        ref()->rope_angles(inv_freq, half, &twice, 1, cos_table + i * half, sin_table + i * half);
     }
 }
 
-static void wrong_fp8(float *x, int64_t n, int64_t ld, int64_t dim, int block)
+void trial_only_here(trial *t, bool attention_half)
 {
-    const mistake *m = &now->m;
-    for (int64_t i = 0; i < n && m->fp8 != FP8_NOT; i++)
-        for (int64_t k = 0; k < dim; k += block)
-            round_scaled(x + i * ld + k, dim - k < block ? dim - k : block, 448, true,
-                         m->fp8 == FP8_DOWN, m->fp8 == FP8_TRUNCATED);
-}
-
-static void wrong_fp4(float *x, int64_t n, int64_t dim, int block)
-{
-    const mistake *m = &now->m;
-    if (m->fp4 == FP4_BLOCK_128) {
-        ref()->round_fp4(x, n, dim, 128);
-        return;
-    }
-    if (m->fp4 == FP4_FIRST_HEAD)
-        ref()->round_fp4(x, 1, dim, block);
-    for (int64_t k = 0; k < n * dim && m->fp4 == FP4_FLOAT_SCALE; k += block)
-        round_scaled(x + k, block, 6, false, false, false);
-}
-
-static void wrong_hadamard(float *x, int64_t n, int dim)
-{
-    (void)x, (void)n, (void)dim; /* left out */
+    t->only_here = true;
+    t->attention_half = attention_half;
+    t->wrong = t->ops;
+    t->spare = t->right_ops;
+    t->spare.name = t->ops.name;
+    t->spare.embed = t->ops.embed;
+    t->spare.rope_angles = t->ops.rope_angles;
+    t->spare.hc_mix = t->ops.hc_mix;
+    t->ops = t->spare;
 }
 
 /* ---- which of them a trial needs ------------------------------------------------------------ */
@@ -583,25 +721,29 @@ void wrong_ops_install(trial *t)
     dsv4_ops *o = &t->ops;
     static const mistake none;
     now = t;
-    post_call = 0;
+    post_call = layer_now = 0;
+    block_pos = block_n = prompt_end = 0;
+    angles_seen = mtp_begins = in_attention = false;
+    memset(pooled_at, 0, sizeof pooled_at);
+    t->ops = t->right_ops;
     o->name = "trial";
     o->embed = wrong_embed;
     o->rope_angles = watch_angles;
+    o->hc_mix = watch_hc_mix;
     if (memcmp(m, &none, offsetof(mistake, comb_start)) != 0)
         o->attention = wrong_attention;
     if (m->comb_start != COMB_SOFTMAX || m->comb_column_first || m->comb_no_eps || m->pre_no_eps ||
-        m->sinkhorn_passes > 0)
+        m->sinkhorn_passes > 0 || m->comb_axis != START_ROWS)
         o->hc_gates = wrong_hc_gates;
     if (m->comb_transposed || m->comb_identity || m->post_ungated || m->post_narrowed ||
-        m->post_lost > 0)
+        m->post_of_first || m->post_lost > 0)
         o->hc_post = wrong_hc_post;
     if (m->pre_mean)
         o->hc_collapse = wrong_hc_collapse;
-    if (m->mix_interleaved)
-        o->hc_mix = wrong_hc_mix;
-    if (m->head_mean || m->head_doubled)
+    if (m->head_mean || m->head_first || m->head_doubled)
         o->hc_head_gates = wrong_hc_head_gates;
-    if (m->norm != NORM_RMS || m->norm_twice != NULL || m->norm_skipped != NULL)
+    if (m->norm != NORM_RMS || m->norm_twice != NULL || m->norm_skipped != NULL ||
+        m->mtp_narrowed || m->mtp_no_hnorm)
         o->rmsnorm = wrong_rmsnorm;
     if (m->head_norm_skipped)
         o->head_norm = wrong_head_norm;
@@ -609,24 +751,26 @@ void wrong_ops_install(trial *t)
         o->rope = wrong_rope;
     if (m->pool != POOL_RIGHT)
         o->compressor_pool = wrong_pool;
+    if (m->pool_block_last)
+        o->linear = wrong_linear;
+    if (m->bias_phase)
+        o->add = wrong_add;
+    if (m->experts_unclamped)
+        o->experts = unclamped_experts;
     if (m->score != SCORE_RIGHT)
         o->indexer_scores = wrong_scores;
-    if (m->pick != PICK_RIGHT)
+    if (m->pick != PICK_RIGHT || m->pick_tile > 0)
         o->topk = wrong_topk;
     if (m->route != ROUTE_SQRT_SOFTPLUS || m->route_no_bias || m->route_bias_weighs ||
         m->route_not_normalised || m->route_first_group || m->route_padded || m->route_equal ||
-        m->hash != HASH_TABLE || m->expert_slots_turned)
+        m->hash != HASH_TABLE || m->hash_offset != 0 || m->expert_slots_turned)
         o->router = wrong_router;
     if (m->clamp != CLAMP_RIGHT || m->act != ACT_SILU) {
         o->swiglu = wrong_swiglu;
         o->experts = wrong_experts;
     }
-    if (m->expert_unweighted || m->expert_weighted_twice || m->expert_slot_lost || m->expert_sorted)
+    if (m->expert_unweighted || m->expert_weighted_twice || m->expert_slot_lost ||
+        m->expert_sorted || m->expert_slot > 0)
         o->experts = wrong_experts;
-    if (m->fp8 != FP8_RIGHT)
-        o->round_fp8 = wrong_fp8;
-    if (m->fp4 != FP4_RIGHT)
-        o->round_fp4 = wrong_fp4;
-    if (m->no_hadamard)
-        o->hadamard = wrong_hadamard;
+    wrong_rounding_install(t);
 }

@@ -149,13 +149,24 @@ static void put_divergence(FILE *out, const void *what)
         put_text(out, d->note);
         fputs("\n", out);
     }
+    if (r->unseen && r->last_right) {
+        fputs("\nThe last that is right is ", out);
+        put_text(out, report_tap(tap, r->last_right));
+        fprintf(out,
+                "; %zu taps between were not compared, and the fault may lie in each of them, not "
+                "only in the block named above.\n",
+                r->unseen);
+    }
     for (size_t i = 0; i < r->n_causes; i++) {
         fputs(i ? "\nOr: " : "\nLikely cause: ", out);
         put_text(out, r->causes[i].sentence);
         fputs(" (", out);
         put_text(out, r->causes[i].reference);
-        fputs("). Evidence: ", out);
-        put_text(out, r->causes[i].evidence);
+        fputs(").", out);
+        if (r->causes[i].evidence[0]) {
+            fputs(" Evidence: ", out);
+            put_text(out, r->causes[i].evidence);
+        }
         fputc('\n', out);
     }
     if (d->replay) {

@@ -352,8 +352,8 @@ static void put_between(const screen *s, const results *r)
         snprintf(from, sizeof from, "%s", dsv4_tap_name(right->tap));
     fputs("  ", s->out);
     put_paragraph(s->out, 2,
-                  "the fault lies between %s, the last that is right, and there: %zu taps between "
-                  "them were not compared",
+                  "the last that is right is %s; %zu taps between were not compared, and the fault "
+                  "may lie in each of them, not only in the block named above",
                   from, r->unseen);
 }
 

@@ -58,6 +58,8 @@ typedef struct {
 /* Tables, one per file; the last entry's name is NULL. */
 extern const mutant mutants_streams[], mutants_attention[], mutants_rope[], mutants_rows[],
     mutants_experts[], mutants_quant[], mutants_state[], mutants_extreme[];
+/* Written after the diagnosis was tuned, to see how it does on others. */
+extern const mutant mutants_heldout[], mutants_heldout2[];
 /* Changes that change nothing that can be seen: they are expected to survive. */
 extern const mutant mutants_equivalent[];
 

@@ -10,11 +10,12 @@
 
 #include <cmocka.h>
 
-#include "harness/causes.h"
+#include "harness/causes_state.h"
 #include "harness/hypotheses.h"
 #include "harness/noise.h"
 #include "harness/runner.h"
 #include "optimized/optimized.h"
+#include "reference/session.h"
 
 static dsv4_error err;
 static budget_table budgets;
@@ -367,6 +368,108 @@ static void budgets_stand_on_floors(void **state)
     assert_true(seen > 500);
 }
 
+/* ---- a recorded run and a model ----------------------------------------------------------------
+ */
+
+enum { FAULTY = 2 };
+
+/* A dump of streams and logits, of every position, of an engine whose layer 2 has the sinks of
+ * layer 1; open, and gone from the disk. */
+static engine *faulty_dump(const setup *s, const char *cases, dsv4_layer *layers)
+{
+    dsv4_model wrong = *s->model;
+    char path[64], name[80];
+    engine *e = NULL;
+    vec_writer *w = NULL;
+    for (int l = 0; l < s->config.num_hidden_layers; l++)
+        layers[l] = s->model->layers[l];
+    layers[FAULTY].attn_sink = layers[FAULTY - 1].attn_sink;
+    wrong.layers = layers;
+    snprintf(path, sizeof path, "/tmp/dsv4-faulty-%ld.h5", (long)getpid());
+    snprintf(name, sizeof name, "dump:%s", path);
+    vec_writer_info info = {.model = "stress",
+                            .weights_sha256 = vec_attribute(s->file, "weights_sha256"),
+                            .config = vec_attribute(s->file, "config"),
+                            .producer = "test",
+                            .numerics = dsv4_numerics_name(s->numerics)};
+    record_options ro = {.case_glob = cases, .tap_glob = "streams|logits", .every_position = true};
+    OK(engine_from_ops("wrong", &wrong, dsv4_ops_reference(), s->numerics, &e, &err));
+    OK(vec_writer_new(path, &info, &w, &err));
+    OK(record_cases(e, &wrong, s->file, &ro, w, &err));
+    OK(vec_writer_commit(w, &err));
+    engine_close(e);
+    OK(engine_open(name, NULL, &(engine_options){.numerics = s->numerics}, &e, &err));
+    unlink(path);
+    return e;
+}
+
+/* Both in math and where roundings flip: the layer is named, and the one behind it is right. */
+static void dump_and_model_name_the_layer(void **state)
+{
+    (void)state;
+    static const char *const files[] = {"stress-hf-f32", "stress-official-qat-f32"};
+    for (int i = 0; i < 2; i++) {
+        setup s = open_setup("stress", files[i]);
+        dsv4_layer layers[16];
+        engine *e = faulty_dump(&s, "ctx000[02][15]", layers);
+        run_options o = {.e = e,
+                         .model = s.model,
+                         .numerics = s.numerics,
+                         .budgets = &budgets,
+                         .case_glob = "ctx000[02][15]",
+                         .no_causes = true,
+                         .threads = 1};
+        results r;
+        size_t right = 0, wrong = 0;
+        results_init(&r);
+        OK(run_cases_mode(s.file, &s.config, &o, MODE_FREE, &r, &err));
+        results_finish(&r);
+        assert_non_null(r.first_divergence);
+        assert_int_equal(r.first_divergence->layer, FAULTY);
+        assert_int_equal(r.first_divergence->tap, DSV4_TAP_STREAMS);
+        for (size_t k = 0; k < r.count; k++) {
+            const result *x = &r.items[k];
+            if (x->tap != DSV4_TAP_STREAMS)
+                continue;
+            assert_true(isfinite(x->rel_l2_shadow));
+            if (x->layer == FAULTY)
+                wrong += x->verdict_shadow == VERDICT_FAIL;
+            else
+                right += x->verdict_shadow == VERDICT_PASS;
+        }
+        assert_true(wrong > 0 && right >= 3 * wrong); /* layers 0, 1 and 3 */
+        assert_true(r.n_notes > 0);
+        results_free(&r);
+        engine_close(e);
+        close_setup(&s);
+    }
+}
+
+/* With another model than the dump's there is nothing to hold it against. */
+static void dump_of_other_weights_is_left_alone(void **state)
+{
+    (void)state;
+    setup s = open_setup("stress", "stress-hf-f32");
+    dsv4_layer layers[16];
+    engine *e = faulty_dump(&s, "ctx00005", layers);
+    run_options o = {.e = e,
+                     .model = s.model,
+                     .numerics = s.numerics,
+                     .weights = WEIGHTS_OTHER,
+                     .weights_format = "F32",
+                     .budgets = &budgets,
+                     .case_glob = "ctx00005",
+                     .threads = 1};
+    results r;
+    results_init(&r);
+    OK(run_cases_mode(s.file, &s.config, &o, MODE_FREE, &r, &err));
+    for (size_t k = 0; k < r.count; k++)
+        assert_true(isnan(r.items[k].rel_l2_shadow));
+    results_free(&r);
+    engine_close(e);
+    close_setup(&s);
+}
+
 /* Every cause names a reference and facts that somebody can find; every hypothesis is used. */
 static void causes_table(void **state)
 {
@@ -386,7 +489,13 @@ static void causes_table(void **state)
     }
     for (size_t i = 0; i < t.count; i++) {
         const char *at = strstr(t.lines[i].when, "like:");
-        bool known = at == NULL || at[5] == '*' || strncmp(at + 5, "post-single", 11) == 0;
+        bool swept = false;
+        for (const sweep *w = sweeps; at != NULL && w->h.name != NULL; w++)
+            swept = swept || (strncmp(at + 5, w->h.name, strcspn(at + 5, " ")) == 0 &&
+                              strlen(w->h.name) == strcspn(at + 5, " "));
+        bool known = swept || at == NULL || at[5] == '*' ||
+                     strncmp(at + 5, "post-single", 11) == 0 ||
+                     strncmp(at + 5, "state-", 6) == 0; /* causes_state.c */
         for (const hypothesis *h = hypotheses; h->name != NULL && !known; h++)
             known = strncmp(at + 5, h->name, strcspn(at + 5, " ")) == 0 &&
                     strlen(h->name) == strcspn(at + 5, " ");
@@ -429,6 +538,94 @@ static void no_memory(void **state)
     close_setup(&s);
 }
 
+static void no_memory_for_a_dump(void **state)
+{
+    (void)state;
+    setup s = open_setup("stress", "stress-hf-f32");
+    dsv4_layer layers[16];
+    engine *e = faulty_dump(&s, "ctx00005", layers);
+    run_options o = {.e = e,
+                     .model = s.model,
+                     .numerics = s.numerics,
+                     .budgets = &budgets,
+                     .case_glob = "ctx00005",
+                     .no_causes = true,
+                     .threads = 1};
+    int failed = 0;
+    for (long at = 1; at < 4000; at += 131) {
+        results r;
+        results_init(&r);
+        dsv4_alloc_fail_at(at);
+        dsv4_status status = run_cases_mode(s.file, &s.config, &o, MODE_FREE, &r, &err);
+        dsv4_alloc_fail_at(0);
+        failed += status == DSV4_E_MACHINE;
+        assert_true(status == DSV4_OK || status == DSV4_E_MACHINE);
+        results_free(&r);
+    }
+    assert_true(failed > 5);
+    engine_close(e);
+    close_setup(&s);
+}
+
+/* A restore after which the last saved token is processed again. */
+static void state_causes_are_named(void **state)
+{
+    (void)state;
+    setup s = open_setup("stress", "stress-hf-f32");
+    const vec_case *c = vec_case_find(s.file, "ctx00131");
+    enum { N = 40 };
+    int64_t at = N - 1, v = s.config.vocab_size;
+    float *right = calloc((size_t)v, sizeof *right), *wrong = calloc((size_t)v, sizeof *wrong);
+    assert_true(right != NULL && wrong != NULL);
+    for (int i = 0; i < 2; i++) {
+        dsv4_session *x = NULL;
+        const dsv4_session_options so = {.numerics = s.numerics, .max_positions = 64};
+        OK(dsv4_session_new(s.model, dsv4_ops_reference(), &so, &x, &err));
+        if (i == 0) { /* one token twice: the mistake that is looked for */
+            OK(dsv4_session_append(x, c->tokens, 20, NULL, &err));
+            x->position--;
+            OK(dsv4_session_append(x, c->tokens + 19, N - 19, wrong, &err));
+        } else {
+            OK(dsv4_session_append(x, c->tokens, N, right, &err));
+        }
+        dsv4_session_free(x);
+    }
+    state_schedule w = {.model = s.model,
+                        .numerics = s.numerics,
+                        .tokens = c->tokens,
+                        .n = N,
+                        .other = c->tokens + 50,
+                        .n_other = 5,
+                        .cut = 20};
+    state_rows rows = {.tap = DSV4_TAP_LOGITS,
+                       .layer = -1,
+                       .n_rows = 1,
+                       .width = v,
+                       .positions = &at,
+                       .expected = right,
+                       .actual = wrong};
+    results r;
+    results_init(&r);
+    OK(causes_find_state(&w, &rows, &r, &err));
+    assert_true(r.n_causes > 0);
+    assert_string_equal(r.causes[0].id, "KV05");
+    results_free(&r);
+    int failed = 0;
+    for (long k = 1; k < 200; k *= 4) {
+        results_init(&r);
+        dsv4_alloc_fail_at(k);
+        dsv4_status status = causes_find_state(&w, &rows, &r, &err);
+        dsv4_alloc_fail_at(0);
+        failed += status == DSV4_E_MACHINE;
+        assert_true(status == DSV4_OK || status == DSV4_E_MACHINE);
+        results_free(&r);
+    }
+    assert_true(failed > 1);
+    free(right);
+    free(wrong);
+    close_setup(&s);
+}
+
 static int load_budgets(void **state)
 {
     (void)state;
@@ -445,9 +642,16 @@ static int free_budgets(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(exact_ties_pass),         cmocka_unit_test(shadow_is_local),
-        cmocka_unit_test(near_tie_at_4096),        cmocka_unit_test(causes_table),
-        cmocka_unit_test(budgets_stand_on_floors), cmocka_unit_test(no_memory),
+        cmocka_unit_test(exact_ties_pass),
+        cmocka_unit_test(shadow_is_local),
+        cmocka_unit_test(near_tie_at_4096),
+        cmocka_unit_test(causes_table),
+        cmocka_unit_test(budgets_stand_on_floors),
+        cmocka_unit_test(no_memory),
+        cmocka_unit_test(dump_and_model_name_the_layer),
+        cmocka_unit_test(dump_of_other_weights_is_left_alone),
+        cmocka_unit_test(no_memory_for_a_dump),
+        cmocka_unit_test(state_causes_are_named),
     };
     return cmocka_run_group_tests(tests, load_budgets, free_budgets);
 }

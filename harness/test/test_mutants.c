@@ -8,7 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "harness/runner.h"
+#include "harness/causes_state.h"
 #include "mutants.h"
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -147,6 +147,37 @@ static void judge_step(const step *t, plan *p, results *out)
 }
 
 /* One case on a session that has something behind it: another request, or a save and restore. */
+enum { CUT = 66, OTHER = 50 }; /* CUT: two tokens into a ratio-4 window */
+
+static void run_session(mutant_run kind, plan *p, const vec_case *c, const dsv4_taps *taps)
+{
+    golden *g = file_of(STRESS_MATH);
+    const dsv4_session_options so = {.numerics = g->numerics, .max_positions = 2 * c->context};
+    dsv4_session *s = NULL;
+    int64_t at = 0;
+    must(dsv4_session_new(&p->model, &p->ops, &so, &s, &err), "session");
+    if (kind == RUN_SECOND) {
+        must(dsv4_session_append(s, c->tokens + 40, OTHER, NULL, &err), "first request");
+        dsv4_session_reset(s);
+    } else {
+        void *blob = NULL;
+        size_t bytes = 0;
+        dsv4_session_set_taps(s, taps);
+        must(dsv4_session_append(s, c->tokens, CUT, NULL, &err), "first part");
+        dsv4_session_set_taps(s, NULL);
+        must(dsv4_session_save(s, &blob, &bytes, &err), "save");
+        must(dsv4_session_append(s, c->tokens + 20, OTHER, NULL, &err), "drafts");
+        must(dsv4_session_restore(s, blob, bytes, &err), "restore");
+        free(blob);
+        at = CUT;
+    }
+    if (p->disturb != NULL)
+        at = p->disturb(s, c->tokens);
+    dsv4_session_set_taps(s, taps);
+    must(dsv4_session_append(s, c->tokens + at, c->context - at, NULL, &err), "golden case");
+    dsv4_session_free(s);
+}
+
 static void judge_session(mutant_run kind, plan *p, results *out)
 {
     golden *g = file_of(STRESS_MATH);
@@ -158,38 +189,35 @@ static void judge_session(mutant_run kind, plan *p, results *out)
         .config = &g->config,
         .model = g->model,
     };
-    const dsv4_session_options so = {.numerics = g->numerics, .max_positions = 2 * c->context};
-    enum { CUT = 66, OTHER = 50 }; /* CUT: two tokens into a ratio-4 window */
-    dsv4_session *s = NULL;
     judge *j = NULL;
-    int64_t at = 0;
     must(judge_new(g->file, c, &jo, &j, &err), "judge");
-    must(dsv4_session_new(&p->model, &p->ops, &so, &s, &err), "session");
-    if (kind == RUN_SECOND) {
-        must(dsv4_session_append(s, c->tokens + 40, OTHER, NULL, &err), "first request");
-        dsv4_session_reset(s);
-    } else {
-        void *blob = NULL;
-        size_t bytes = 0;
-        dsv4_session_set_taps(s, judge_taps(j));
-        must(dsv4_session_append(s, c->tokens, CUT, NULL, &err), "first part");
-        dsv4_session_set_taps(s, NULL);
-        must(dsv4_session_save(s, &blob, &bytes, &err), "save");
-        must(dsv4_session_append(s, c->tokens + 20, OTHER, NULL, &err), "drafts");
-        must(dsv4_session_restore(s, blob, bytes, &err), "restore");
-        free(blob);
-        at = CUT;
-    }
-    if (p->disturb != NULL)
-        at = p->disturb(s, c->tokens);
-    dsv4_session_set_taps(s, judge_taps(j));
-    must(dsv4_session_append(s, c->tokens + at, c->context - at, NULL, &err), "golden case");
+    run_session(kind, p, c, judge_taps(j));
     must(judge_finish(j, out, &err), "judge");
     for (size_t i = 0; i < out->count; i++)
         if (out->items[i].verdict == VERDICT_FAIL)
             out->items[i].block = "state"; /* the same case passes on a fresh session */
+    results_finish(out);
+    const result *first = out->first_divergence;
+    if (first != NULL && !no_causes) {
+        const slot *s = judge_slot(j, first->layer, first->tap);
+        bool second = kind == RUN_SECOND;
+        const state_schedule w = {.model = g->model,
+                                  .numerics = g->numerics,
+                                  .tokens = c->tokens,
+                                  .n = c->context,
+                                  .other = c->tokens + (second ? 40 : 20),
+                                  .n_other = OTHER,
+                                  .cut = second ? 0 : CUT};
+        const state_rows rows = {.tap = first->tap,
+                                 .layer = first->layer,
+                                 .n_rows = s->n_kept,
+                                 .width = s->kept_width,
+                                 .positions = s->kept_position,
+                                 .expected = s->kept_expected,
+                                 .actual = s->kept_actual};
+        must(causes_find_state(&w, &rows, out, &err), "causes");
+    }
     judge_free(j);
-    dsv4_session_free(s);
 }
 
 /* ---- dumps that hold little
@@ -203,11 +231,25 @@ static bool wants_few(const char *every, int n)
     return each > 0 && n % each == 0;
 }
 
-/* One step of a mutant's run as somebody else would hand it in: a file with the streams after each
- * layer and the logits, nothing else. */
-static void judge_few(const step *t, plan *p, results *out)
+#define FEW "streams|logits|mtp/logits"
+
+enum { MOST_POSITIONS = 512 };
+
+/* Which positions does a session speak of at all? */
+static void hear_position(void *ctx, dsv4_tap_id id, int layer, int64_t position, void *data,
+                          size_t n)
 {
-    golden *g = file_of(t->file);
+    bool *heard = ctx;
+    (void)data, (void)n;
+    if (id == DSV4_TAP_STREAMS && layer == 0 && position < MOST_POSITIONS)
+        heard[position] = true;
+}
+
+/* One step of a mutant's run as somebody else would hand it in: a file with the streams after each
+ * layer and the logits of every position, nothing else. t NULL: a session's run. */
+static void judge_few(const step *t, mutant_run kind, plan *p, results *out)
+{
+    golden *g = file_of(t != NULL ? t->file : STRESS_MATH);
     engine *e = NULL;
     vec_writer *w = NULL;
     char path[64], name[80];
@@ -218,26 +260,47 @@ static void judge_few(const step *t, plan *p, results *out)
                             .config = vec_attribute(g->file, "config"),
                             .producer = "test_mutants",
                             .numerics = dsv4_numerics_name(g->numerics)};
-    record_options ro = {
-        .case_glob = t->cases, .tap_glob = "streams|logits|mtp/logits", .chunk = t->chunk};
-    must(engine_from_ops("mutant", &p->model, &p->ops, g->numerics, &e, &err), "engine");
     must(vec_writer_new(path, &info, &w, &err), path);
-    must(record_cases(e, &p->model, g->file, &ro, w, &err), path);
+    if (t != NULL) {
+        record_options ro = {
+            .case_glob = t->cases, .tap_glob = FEW, .chunk = t->chunk, .every_position = true};
+        must(engine_from_ops("mutant", &p->model, &p->ops, g->numerics, &e, &err), "engine");
+        must(record_cases(e, &p->model, g->file, &ro, w, &err), path);
+        engine_close(e);
+    } else {
+        vec_case c = *vec_case_find(g->file, "ctx00131");
+        int64_t *all = NULL;
+        recorder *r = NULL;
+        bool heard[MOST_POSITIONS] = {false};
+        run_session(kind, p, &c, &(dsv4_taps){.ctx = heard, .tap = hear_position});
+        must(parse_positions(NULL, c.context, &all, &c.n_positions, &err), "positions");
+        c.n_positions = 0;
+        for (int64_t i = 0; i < c.context; i++)
+            if (heard[i])
+                all[c.n_positions++] = i;
+        c.positions = all;
+        must(recorder_new(&g->config, &c, all, c.n_positions, FEW, &r, &err), "recorder");
+        run_session(kind, p, &c, recorder_taps(r));
+        must(vec_writer_case(w, &c, &err), path);
+        must(recorder_write(r, w, &err), path);
+        recorder_free(r);
+        free(all);
+    }
     must(vec_writer_commit(w, &err), path);
-    engine_close(e);
     must(engine_open(name, NULL, &(engine_options){.numerics = g->numerics}, &e, &err), name);
+    unlink(path);
     run_options run = {
         .e = e,
+        .model = g->model,
         .numerics = g->numerics,
         .weights = WEIGHTS_EXACT,
         .budgets = &budgets,
-        .case_glob = t->cases,
+        .case_glob = t != NULL ? t->cases : "ctx00131",
         .threads = 1,
         .no_causes = true,
     };
-    must(run_cases(g->file, &g->config, &run, out, &err), t->cases);
+    must(run_cases_mode(g->file, &g->config, &run, MODE_FREE, out, &err), name);
     engine_close(e);
-    unlink(path);
 }
 
 static void run_few(mutant_run kind, void (*plant)(plan *), results *out)
@@ -246,8 +309,10 @@ static void run_few(mutant_run kind, void (*plant)(plan *), results *out)
     results_init(out);
     plan_init(&p, model_of(kind));
     plant(&p);
+    if (kind == RUN_SECOND || kind == RUN_RESTORE)
+        judge_few(NULL, kind, &p, out);
     for (int i = 0; i < STEPS && steps[kind][i].cases != NULL; i++)
-        judge_few(&steps[kind][i], &p, out);
+        judge_few(&steps[kind][i], kind, &p, out);
     results_finish(out);
     plan_free(&p);
 }
@@ -278,8 +343,11 @@ static void run_mutant(mutant_run kind, void (*plant)(plan *), results *out)
 typedef struct {
     int planted, caught, right_block, right_layer;
     int equivalent, survived;
-    int few, few_caught, few_layer;          /* from dumps of streams and logits alone */
+    int few, few_caught, few_layer, few_invisible; /* from dumps of streams and logits alone */
     int expected_causes, named, named_first; /* of mutants that come from a catalogued report */
+    struct {
+        int planted, named, first;
+    } held[2]; /* of them: those of the two tables of mutants_heldout */
 } score;
 
 static bool is_one_of(const char *block, const char *list)
@@ -337,29 +405,49 @@ static const struct {
                       "is turned back by it"},
 };
 
+/* They compute wrongly in every layer. Golden's positions, or its budgets, show it in a later one;
+ * a dump of every position shows it in the first. */
+static const char *const from_layer_0[] = {"experts-clamped-silu", "restore-no-window",
+                                           "prefix-foreign-window"};
+
+static int layer_in_few(const mutant *m)
+{
+    for (size_t i = 0; i < sizeof from_layer_0 / sizeof *from_layer_0; i++)
+        if (strcmp(m->name, from_layer_0[i]) == 0)
+            return 0;
+    return m->layer;
+}
+
+static const char *why_invisible(const char *name)
+{
+    for (size_t i = 0; i < sizeof invisible / sizeof *invisible; i++)
+        if (strcmp(name, invisible[i].name) == 0)
+            return invisible[i].why;
+    return NULL;
+}
+
+/* All of them count; what cannot show, too. */
 static void try_few(const mutant *m, score *total)
 {
     results r;
-    for (size_t i = 0; i < sizeof invisible / sizeof *invisible; i++)
-        if (strcmp(m->name, invisible[i].name) == 0) {
-            printf("%-30s not in streams and logits: %s\n", m->name, invisible[i].why);
-            return;
-        }
-    if (m->run == RUN_SECOND || m->run == RUN_RESTORE) /* no run of its own to record */
-        return;
+    const char *why = why_invisible(m->name);
+    int layer = layer_in_few(m);
     run_few(m->run, m->plant, &r);
     const result *first = r.first_divergence;
     total->few++;
+    total->few_invisible += why != NULL;
     total->few_caught += first != NULL;
-    total->few_layer += first != NULL && first->layer == m->layer;
-    if (first == NULL || first->layer != m->layer)
-        printf("%-30s from streams and logits: layer %d, expected %d%s\n", m->name,
-               first != NULL ? first->layer : -2, m->layer, first == NULL ? " (not caught)" : "");
+    total->few_layer += first != NULL && first->layer == layer;
+    if (first == NULL || first->layer != layer)
+        printf("%-30s from streams and logits: layer %d, expected %d%s%s%s\n", m->name,
+               first != NULL ? first->layer : -2, layer, first == NULL ? " (not caught)" : "",
+               why != NULL ? "; not in them: " : "", why != NULL ? why : "");
     results_free(&r);
 }
 
-static void try_mutant(const mutant *m, bool equivalent, score *total)
+static void try_mutant(const mutant *m, const mutant *table, score *total)
 {
+    bool equivalent = table == mutants_equivalent;
     results r;
     no_causes = equivalent || !has_cause(m->ids);
     run_mutant(m->run, m->plant, &r);
@@ -375,6 +463,12 @@ static void try_mutant(const mutant *m, bool equivalent, score *total)
         total->expected_causes++;
         total->named += cause > 0;
         total->named_first += cause == 1;
+        for (int i = 0; i < 2; i++)
+            if (table == (i == 0 ? mutants_heldout : mutants_heldout2)) {
+                total->held[i].planted++;
+                total->held[i].named += cause > 0;
+                total->held[i].first += cause == 1;
+            }
     }
     if (equivalent) {
         total->equivalent++;
@@ -434,9 +528,10 @@ static int try_healthy(bool all)
 
 int main(int argc, char **argv)
 {
-    static const mutant *const tables[] = {mutants_streams, mutants_attention, mutants_rope,
-                                           mutants_rows,    mutants_experts,   mutants_quant,
-                                           mutants_state,   mutants_extreme,   mutants_equivalent};
+    static const mutant *const tables[] = {mutants_streams,  mutants_attention, mutants_rope,
+                                           mutants_rows,     mutants_experts,   mutants_quant,
+                                           mutants_state,    mutants_extreme,   mutants_heldout,
+                                           mutants_heldout2, mutants_equivalent};
     enum { TABLES = sizeof tables / sizeof *tables };
     const char *wanted = getenv("DSV4_MUTANTS_SUBSET"), *few = getenv("DSV4_MUTANTS_FEW");
     int every = wanted != NULL ? atoi(wanted) : DEFAULT_SUBSET, n = 0;
@@ -451,7 +546,7 @@ int main(int argc, char **argv)
     for (int t = 0; t < TABLES; t++)
         for (const mutant *m = tables[t]; m->name != NULL; m++)
             if (asked_for(m->name, argc, argv) && n++ % every == 0) {
-                try_mutant(m, tables[t] == mutants_equivalent, &s);
+                try_mutant(m, tables[t], &s);
                 if (tables[t] != mutants_equivalent && wants_few(few, n))
                     try_few(m, &s);
             }
@@ -464,11 +559,18 @@ int main(int argc, char **argv)
         "likely causes: of %d wrong models from catalogued reports the cause is named first in %d, "
         "among the three in %d\n",
         s.expected_causes, s.named_first, s.named);
-    printf("from dumps of streams and logits: planted %d, caught %d, right layer %d, wrong %d\n",
-           s.few, s.few_caught, s.few_layer, s.few - s.few_layer);
-    bool good = 100 * s.few_layer >= 90 * s.few && sick == 0 && s.caught == s.planted &&
-                s.survived == s.equivalent && 100 * s.right_block >= 95 * s.planted &&
-                100 * s.right_layer >= 95 * s.planted && s.planted + s.equivalent > 0;
+    for (int i = 0; i < 2; i++)
+        printf("of them written later, lot %d: %d, named first %d, among the three %d\n", i + 1,
+               s.held[i].planted, s.held[i].first, s.held[i].named);
+    printf("from dumps of streams and logits: planted %d (%d of them not to be seen there), caught "
+           "%d, right layer %d\n",
+           s.few, s.few_invisible, s.few_caught, s.few_layer);
+    bool whole = argc < 2 && every == 1;
+    bool good = 100 * s.few_layer >= 90 * (s.few - s.few_invisible) &&
+                (!whole || 100 * s.named >= 90 * s.expected_causes) && sick == 0 &&
+                s.caught == s.planted && s.survived == s.equivalent &&
+                100 * s.right_block >= 95 * s.planted && 100 * s.right_layer >= 95 * s.planted &&
+                s.planted + s.equivalent > 0;
     for (int i = 0; i < FILE_COUNT; i++) {
         if (files[i].file == NULL)
             continue;
