@@ -1,4 +1,4 @@
-/* stream.cuh - how a block multiplies rows with the vectors of one, two or four tokens on the
+/* stream.cuh - how a block multiplies rows with the vectors of one or of four tokens on the
  * tensor cores: every warp streams tiles of 16 rows through a ring of its own in shared memory
  * (cp.async, so that the bytes in flight cost no registers) and multiplies a unit of columns when
  * it has arrived. The order of a sum is mma.cuh's. Private to linear.cu.
