@@ -185,13 +185,20 @@ static void launch(cu_stream s, int type, int parts, int tokens, unsigned blocks
     }
 }
 
+static int enough = ENOUGH;
+
+extern "C" void cu_gemm_large_tiles(bool on)
+{
+    enough = on ? 1 : ENOUGH;
+}
+
 /* Tokens of a tile: many, if there are enough tiles for most multiprocessors. */
 static int tokens_of(int parts, int64_t rows, int64_t n)
 {
     static const int sizes[2][3] = {{128, 64, 32}, {48, 32, 16}};
     const int *s = sizes[parts == 1 ? 0 : 1];
     for (int i = 0; i < 2; i++)
-        if (n > s[i + 1] && rows * ((n + s[i] - 1) / s[i]) >= ENOUGH)
+        if (n > s[i + 1] && rows * ((n + s[i] - 1) / s[i]) >= enough)
             return s[i];
     return n > 16 ? 32 : 16;
 }

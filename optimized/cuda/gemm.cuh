@@ -56,7 +56,7 @@ __device__ __forceinline__ uint4 matrices_at(uint32_t at)
     return v;
 }
 
-/* Of sums: a chunk's may be fetched while the ones before the last are read. */
+/* Of sums: stage 2c + 1, which ends with chunk c's, may begin by fetching those of chunk c + 2. */
 #define BUFFERS (MUTANT(74) ? 2 : 3)
 
 /* How a block is laid out: PARTS parts of x, TOKENS tokens, STAGES of x on their way. */

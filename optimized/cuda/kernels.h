@@ -83,6 +83,8 @@ enum { CU_GEMM_TOKENS = 16 /* and more: below, cu_linear_group is faster */ };
 void cu_products(cu_stream s, const cu_segment *segments, int count, int64_t n,
                  const cu_room *room);
 bool cu_gemm_takes(const cu_segment *g, int64_t n);
+/* The tiles of matrices that fill the device, for small ones too: for the checker. */
+void cu_gemm_large_tiles(bool on);
 
 /* How many pairs of an expert are multiplied together: for cu_expert_pairs. More than
  * CU_EXPERT_TOKENS: by cu_gemm_experts, with these shapes. */

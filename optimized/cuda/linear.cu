@@ -152,7 +152,8 @@ static __global__ void __launch_bounds__(WARPS * 32, 1) gemv(const __grid_consta
     bool before = s->s.table == NULL || s->s.settled;
     if (!before)
         wait_for_previous();
-    cu_tensor w = s->s.table == NULL ? s->s.w : s->s.table[*s->s.index];
+    /* Settled, the index may be older than this kernel in the nearest cache: from the next one. */
+    cu_tensor w = s->s.table == NULL ? s->s.w : s->s.table[__ldcg(s->s.index)];
     w.type = s->s.w.type;
     w.cols = s->s.w.cols;
     int64_t first = (int64_t)blockIdx.y * T;

@@ -258,8 +258,10 @@ static void linear(const dsv4_tensor *w, const float *x, int64_t ldx, int64_t n,
         while (run(&f)) {
             cu_segment g = {weights_at(&f, &m), NULL, NULL,  at(&f, i), ldx,
                             at(&f, o),          ldy,  false, bf16,      false};
+            cu_gemm_large_tiles(f.round == 2); /* the same bits from tiles of either size */
             cu_products(f.stream, &g, 1, n, &(cu_room){at(&f, r), bytes});
         }
+    cu_gemm_large_tiles(false);
     free(m.floats);
 }
 

@@ -238,7 +238,8 @@ dsv4_status dsv4_cuda_open(const dsv4_model *m, dsv4_cuda **out, dsv4_error *err
     if (w.stream == NULL)
         goto failed;
     /* Rows are copied in aligned pieces: what lies between matrices is read, and never used. */
-    cu_clear(w.stream, d->memory, d->bytes);
+    if (!cu_clear(w.stream, d->memory, d->bytes))
+        w.status = cu_take_error(err);
     walk_model(&w, d);
     cu_delete_stream(w.stream);
     if (w.status != DSV4_OK)
