@@ -46,6 +46,13 @@ __device__ __forceinline__ void wait_together()
     asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
 
+/* The first of these barriers, at which nothing is handed over yet: this block runs. Until all do,
+ * none may write into another's memory. */
+__device__ __forceinline__ void arrive_first()
+{
+    asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+}
+
 /* v into the same place of block `rank`'s memory. */
 __device__ __forceinline__ void to_block(float *p, int rank, float v)
 {
@@ -159,6 +166,7 @@ static __global__ void __launch_bounds__((ENTER_WARPS + 1) * 32, 1)
     hc_enter(const __grid_constant__ enter_args a)
 {
 #if __CUDA_ARCH__ >= 900
+    arrive_first();
     let_next_start();
     extern __shared__ __align__(16) uint8_t memory[];
     enter_room &room = *(enter_room *)(void *)memory;
@@ -168,6 +176,7 @@ static __global__ void __launch_bounds__((ENTER_WARPS + 1) * 32, 1)
     int count = a.n - token0 < a.tokens ? (int)(a.n - token0) : a.tokens;
     if (warp == ENTER_WARPS) {
         wait_for_previous();
+        wait_together(); /* arrive_first's */
         arrive_together();
         wait_together();
         bool mine = a.gated && rank < count;
@@ -257,6 +266,7 @@ static __global__ void __launch_bounds__((ENTER_WARPS + 1) * 32, 1)
         }
     }
     sync_workers();
+    wait_together(); /* arrive_first's, long ago: all blocks run, and may be sent to */
     enum { WORKERS = ENTER_WARPS * 32 };
     if (MUTANT(44) && rank == 5) /* others do not wait for a late block */
         __nanosleep(50000);
