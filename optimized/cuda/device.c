@@ -108,6 +108,14 @@ void cu_leave_out(const char *name)
     watch.without = name;
 }
 
+bool cu_failed(void)
+{
+    pthread_mutex_lock(&lock);
+    bool yes = failed;
+    pthread_mutex_unlock(&lock);
+    return yes;
+}
+
 dsv4_status cu_take_error(dsv4_error *err)
 {
     dsv4_status status = DSV4_OK;

@@ -22,7 +22,13 @@ bool cu_graph_end(dsv4_cuda_session *s)
     if (!cu_ok(cudaStreamEndCapture(s->stream, &graph), "recording a decode step", 0))
         return false;
     cu_graph *g = dsv4_alloc(1, sizeof *g, "a graph", NULL);
-    if (g == NULL || !cu_ok(cudaGraphInstantiate(&exec, graph, 0), "recording a decode step", 0)) {
+    if (g == NULL)
+        cu_book("recording a decode step", 0, "out of memory");
+    else if (cu_failed()) /* a launch that was refused is missing: never replayed */
+        cu_book("recording a decode step", 0, "a launch failed");
+    else
+        (void)cu_ok(cudaGraphInstantiate(&exec, graph, 0), "recording a decode step", 0);
+    if (exec == NULL) {
         cudaGraphDestroy(graph);
         free(g);
         return false;
