@@ -45,6 +45,7 @@ bool cu_ok(int code, const char *what, int64_t size)
 {
     if (code == cudaSuccess)
         return true;
+    (void)cudaGetLastError(); /* told once: not by the next launch again */
     cu_book(what, size, cudaGetErrorString((cudaError_t)code));
     return false;
 }
@@ -281,9 +282,11 @@ cu_stream cu_new_stream(dsv4_error *err)
 {
     cudaStream_t s = NULL;
     cudaError_t e = cudaStreamCreateWithFlags(&s, cudaStreamNonBlocking);
-    if (e != cudaSuccess)
-        dsv4_fail(err, DSV4_E_MACHINE, "cuda: a stream: %s", cudaGetErrorString(e));
-    return s;
+    if (e == cudaSuccess)
+        return s;
+    (void)cudaGetLastError();
+    dsv4_fail(err, DSV4_E_MACHINE, "cuda: a stream: %s", cudaGetErrorString(e));
+    return NULL;
 }
 
 void cu_delete_stream(cu_stream s)
