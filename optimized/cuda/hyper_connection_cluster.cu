@@ -374,11 +374,8 @@ static int clusters()
         launch.dynamicSmemBytes = sizeof(enter_room);
         launch.attrs = &how;
         launch.numAttrs = 1;
-        int device = 0, major = 0, most = 0;
-        bool can = cudaGetDevice(&device) == cudaSuccess &&
-                   cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) ==
-                       cudaSuccess &&
-                   major >= 9 &&
+        int most = 0;
+        bool can = cu_built_for() >= 900 &&
                    cudaFuncSetAttribute(hc_enter, cudaFuncAttributeNonPortableClusterSizeAllowed,
                                         1) == cudaSuccess &&
                    cudaFuncSetAttribute(hc_enter, cudaFuncAttributeMaxDynamicSharedMemorySize,
