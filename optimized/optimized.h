@@ -176,8 +176,8 @@ void dsv4_cuda_check_calls(bool on);
 
 /* The engine: a model's weights on the device in their storage format, and conversations whose
  * whole state lives there. Memory is measured against what is free before anything is copied. The
- * session functions keep the contracts of dsv4_session_* (dsv4.h); several sessions may run at
- * once, each from one thread at a time. */
+ * session functions keep the contracts of dsv4_session_* (dsv4.h), with blocks of 4096 tokens at
+ * most; several sessions may run at once, each from one thread at a time. */
 typedef struct dsv4_cuda dsv4_cuda;
 typedef struct dsv4_cuda_session dsv4_cuda_session;
 

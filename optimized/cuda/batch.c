@@ -16,6 +16,14 @@ static dsv4_status check_members(dsv4_cuda_session *const *sessions, int count, 
     if (count < 1 || count > DSV4_CUDA_SEQUENCES)
         return dsv4_fail(err, DSV4_E_INPUT, "batch: expected 1 to %d sessions, found %d",
                          (int)DSV4_CUDA_SEQUENCES, count);
+    const dsv4_config *c = &sessions[0]->d->model->config;
+    if (!cu_rows_take(c->q_lora_rank, c->head_dim,
+                      c->index_head_dim)) /* the one way to the states */
+        return dsv4_fail(
+            err, DSV4_E_INPUT,
+            "batch: expected a query rank up to 2048 and rows up to 512 columns, found "
+            "%lld, %lld and %lld",
+            (long long)c->q_lora_rank, (long long)c->head_dim, (long long)c->index_head_dim);
     for (int i = 0; i < count; i++) {
         const dsv4_cuda_session *s = sessions[i];
         if (s->d != sessions[0]->d || s->options.numerics != sessions[0]->options.numerics)

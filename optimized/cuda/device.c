@@ -16,6 +16,8 @@ const uint64_t *cu_iq2_book_device(void);
 const void *cu_iq2_words_device(void);
 void cu_launched(const char *op, int64_t size);
 bool cu_overlaps(void);
+int cu_built_for(void);
+int cu_ask_built(int *room, int *arch); /* built.cu */
 bool cu_launching(const char *op);
 
 #ifdef DSV4_CUDA_MUTANTS
@@ -45,6 +47,7 @@ bool cu_ok(int code, const char *what, int64_t size)
 {
     if (code == cudaSuccess)
         return true;
+    (void)cudaGetLastError(); /* told once: not by the next launch again */
     cu_book(what, size, cudaGetErrorString((cudaError_t)code));
     return false;
 }
@@ -108,6 +111,14 @@ void cu_leave_out(const char *name)
     watch.without = name;
 }
 
+bool cu_failed(void)
+{
+    pthread_mutex_lock(&lock);
+    bool yes = failed;
+    pthread_mutex_unlock(&lock);
+    return yes;
+}
+
 dsv4_status cu_take_error(dsv4_error *err)
 {
     dsv4_status status = DSV4_OK;
@@ -126,7 +137,7 @@ static struct {
     dsv4_error err;
     uint64_t *book;
     uint32_t *words; /* IQ2_XXS: book, then signs */
-    bool overlaps;
+    int built_for;
 } opened;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
@@ -148,7 +159,6 @@ static void open_once(void)
                       "cuda: expected compute capability 8.0 or newer, found %d.x", major);
         return;
     }
-    opened.overlaps = major >= 9;
 #ifdef DSV4_CUDA_MUTANTS
     const char *number = getenv("DSV4_CUDA_MUTANT");
     dsv4_cuda_mutant = number != NULL ? atoi(number) : 0;
@@ -159,6 +169,8 @@ static void open_once(void)
         e = cudaMalloc((void **)&opened.book, sizeof book);
     if (e == cudaSuccess)
         e = cudaMalloc((void **)&opened.words, sizeof words);
+    if (e == cudaSuccess)
+        e = (cudaError_t)cu_ask_built((int *)(void *)opened.words, &opened.built_for);
     if (e == cudaSuccess)
         e = cudaMemcpy(opened.book, book, sizeof book, cudaMemcpyHostToDevice);
     if (e == cudaSuccess)
@@ -184,7 +196,12 @@ void cu_keep_apart(bool on)
 
 bool cu_overlaps(void)
 {
-    return opened.overlaps && !apart;
+    return opened.built_for >= 900 && !apart;
+}
+
+int cu_built_for(void)
+{
+    return opened.built_for;
 }
 
 const uint64_t *cu_iq2_book_device(void)
@@ -273,9 +290,11 @@ cu_stream cu_new_stream(dsv4_error *err)
 {
     cudaStream_t s = NULL;
     cudaError_t e = cudaStreamCreateWithFlags(&s, cudaStreamNonBlocking);
-    if (e != cudaSuccess)
-        dsv4_fail(err, DSV4_E_MACHINE, "cuda: a stream: %s", cudaGetErrorString(e));
-    return s;
+    if (e == cudaSuccess)
+        return s;
+    (void)cudaGetLastError();
+    dsv4_fail(err, DSV4_E_MACHINE, "cuda: a stream: %s", cudaGetErrorString(e));
+    return NULL;
 }
 
 void cu_delete_stream(cu_stream s)

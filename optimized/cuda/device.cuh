@@ -30,6 +30,8 @@ static __device__ int planted;
 /* device.c: books the last launch's error with the operator's name and size. */
 extern "C" void cu_launched(const char *op, int64_t size);
 
+/* device.c: what the code that runs was built for: 900 = compute capability 9.0. */
+extern "C" int cu_built_for(void);
 extern "C" bool cu_overlaps(void); /* may a kernel be started before the last one ends? */
 
 /* device.c: every launch asks; benches count them, and leave some out to see what they cost. */

@@ -13,6 +13,8 @@ dsv4_status cu_open(dsv4_error *err);
 bool cu_ok(int code, const char *what, int64_t size);
 /* The same with words of our own. */
 void cu_book(const char *what, int64_t size, const char *why);
+/* Is an error booked that nobody has asked for? */
+bool cu_failed(void);
 /* The error since the last call, as DSV4_E_MACHINE; DSV4_OK = none. Books what the stream's work
  * has met, if it is over. */
 dsv4_status cu_take_error(dsv4_error *err);

@@ -22,8 +22,14 @@ bool cu_graph_end(dsv4_cuda_session *s)
     if (!cu_ok(cudaStreamEndCapture(s->stream, &graph), "recording a decode step", 0))
         return false;
     cu_graph *g = dsv4_alloc(1, sizeof *g, "a graph", NULL);
-    if (g == NULL || !cu_ok(cudaGraphInstantiate(&exec, graph, 0), "recording a decode step", 0)) {
-        cudaGraphDestroy(graph);
+    if (g == NULL)
+        cu_book("recording a decode step", 0, "out of memory");
+    else if (cu_failed()) /* a launch that was refused is missing: never replayed */
+        cu_book("recording a decode step", 0, "a launch failed");
+    else
+        (void)cu_ok(cudaGraphInstantiate(&exec, graph, 0), "recording a decode step", 0);
+    if (exec == NULL) {
+        (void)cudaGraphDestroy(graph);
         free(g);
         return false;
     }
@@ -76,23 +82,28 @@ int cu_graph_edges(const cu_graph *g, int *programmatic)
 
 /* ---- side by side --------------------------------------------------------------------------- */
 
+static void *new_event(dsv4_error *err)
+{
+    cudaEvent_t e = NULL;
+    if (cudaEventCreateWithFlags(&e, cudaEventDisableTiming) == cudaSuccess)
+        return e;
+    (void)cudaGetLastError();
+    dsv4_fail(err, DSV4_E_MACHINE, "cuda: an event for a batch");
+    return NULL;
+}
+
 bool cu_branches_new(dsv4_cuda_session *s, dsv4_error *err)
 {
     cu_branches *b = &s->branches;
     bool ok = true;
     for (int i = 0; i < CU_BRANCHES && i < s->n_members && ok; i++) {
-        cudaEvent_t done = NULL;
         b->stream[i] = cu_new_stream(err);
-        ok = b->stream[i] != NULL;
-        if (ok && cudaEventCreateWithFlags(&done, cudaEventDisableTiming) != cudaSuccess)
-            ok = dsv4_fail(err, DSV4_E_MACHINE, "cuda: an event for a batch") == DSV4_OK;
-        b->done[i] = done;
+        b->done[i] = b->stream[i] != NULL ? new_event(err) : NULL;
+        ok = b->done[i] != NULL;
     }
     if (ok && s->n_members > 0) {
-        cudaEvent_t ready = NULL;
-        if (cudaEventCreateWithFlags(&ready, cudaEventDisableTiming) != cudaSuccess)
-            ok = dsv4_fail(err, DSV4_E_MACHINE, "cuda: an event for a batch") == DSV4_OK;
-        b->ready = ready;
+        b->ready = new_event(err);
+        ok = b->ready != NULL;
     }
     return ok;
 }
@@ -149,6 +160,7 @@ void *cu_pinned(size_t bytes, const char *what, dsv4_error *err)
     cudaError_t e = cudaMallocHost(&p, bytes);
     if (e == cudaSuccess)
         return p;
+    (void)cudaGetLastError();
     dsv4_fail(err, DSV4_E_MACHINE, "cuda: %zu bytes of page-locked memory for %s: %s", bytes, what,
               cudaGetErrorString(e));
     return NULL;

@@ -28,7 +28,13 @@ extern "C" bool cu_type_native(int type)
 }
 
 /* Warps of a block: of one token, of one with a long vector, of several. */
-enum { MANY = 16, FEW = 8, MOST_SHARED = 226 * 1024 };
+enum { MANY = 16, FEW = 8 };
+
+/* Bytes that a block may ask for at its launch, beside what it has without asking. */
+static size_t most_shared()
+{
+    return cu_most_shared() - 1024;
+}
 
 static bool is_float(int type)
 {
@@ -85,7 +91,7 @@ static bool streams(const cu_tensor *w)
         return false;
     }
     return w->cols % step == 0 && w->cols >= step && (uintptr_t)w->data % (size_t)align == 0 &&
-           w->row_bytes % (size_t)align == 0 && shared_bytes(w, FEW, 2, 1) <= MOST_SHARED;
+           w->row_bytes % (size_t)align == 0 && shared_bytes(w, FEW, 2, 1) <= most_shared();
 }
 
 extern "C" bool cu_linear_streams(const cu_tensor *w)
@@ -293,9 +299,9 @@ extern "C" void cu_linear_group(cu_stream s, const cu_segment *segments, int cou
     /* A block on every multiprocessor. */
     int blocks = 0, tokens = n == 1 ? 1 : MOST_TOKENS, warps = n == 1 ? MANY : FEW;
     for (int i = 0; i < a.count; i++) {
-        if (shared_bytes(&a.seg[i].s.w, warps, 2, tokens) > MOST_SHARED)
+        if (shared_bytes(&a.seg[i].s.w, warps, 2, tokens) > most_shared())
             warps = FEW;
-        if (shared_bytes(&a.seg[i].s.w, warps, 2, tokens) > MOST_SHARED)
+        if (shared_bytes(&a.seg[i].s.w, warps, 2, tokens) > most_shared())
             tokens = 1;
     }
     share(a.seg, a.count, warps, multiprocessors);
@@ -397,7 +403,7 @@ static void raise_limits(void)
     static bool raised;
     if (raised)
         return;
-    const int most = MOST_SHARED;
+    const int most = (int)most_shared();
     const cudaFuncAttribute which = cudaFuncAttributeMaxDynamicSharedMemorySize;
     cudaFuncSetAttribute(gemv<1, MANY>, which, most);
     cudaFuncSetAttribute(gemv<1, FEW>, which, most);
@@ -405,7 +411,6 @@ static void raise_limits(void)
     cudaFuncSetAttribute(gemv_experts, which, most);
     if (cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, 0) != cudaSuccess)
         multiprocessors = 1;
-    (void)cudaGetLastError(); /* a card with less: launches that need more will say so */
     raised = true;
 }
 
@@ -439,7 +444,7 @@ extern "C" void cu_linear_experts(cu_stream s, const cu_tensor *table, const cu_
                       bf16,
                       (const cu_iq2_words *)cu_iq2_words_device(),
                       cu_iq2_book_device()};
-    if (fits && shared <= MOST_SHARED) {
+    if (fits && shared <= most_shared()) {
         dim3 grid((unsigned)a.blocks, (unsigned)most);
         LAUNCH("experts", pairs * shape->rows * shape->cols, gemv_experts, grid, FEW * 32, shared,
                s, a);

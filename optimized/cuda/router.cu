@@ -117,9 +117,11 @@ extern "C" void cu_router(cu_stream s, const float *logits, const float *bias,
 {
     static bool raised;
     size_t scored = (size_t)(tid2eid != NULL ? k : n_experts);
-    if (!raised) /* for thousands of experts */
-        cudaFuncSetAttribute(router, cudaFuncAttributeMaxDynamicSharedMemorySize, 160 * 1024);
-    raised = true;
+    if (!raised) { /* for thousands of experts */
+        const int enough = 160 * 1024, most = (int)cu_most_shared();
+        raised = cudaFuncSetAttribute(router, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                      most < enough ? most : enough) == cudaSuccess;
+    }
     if (n > 0)
         LAUNCH("router", n * n_experts, router, (unsigned)n, ROUTER_THREADS,
                scored * sizeof(double) + (size_t)k * (sizeof(int32_t) + sizeof(float)) +

@@ -6,7 +6,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { DEFAULT_CHUNK = 64, ALIGN = 256 };
+/* A token is a block of a grid's second or third side (a pair's share of an expert likewise), which
+ * end at 65535: longer blocks are cut, which changes no result. */
+enum { DEFAULT_CHUNK = 64, MOST_CHUNK = 4096, ALIGN = 256 };
 /* A batch's position and token. */
 enum { STEP_BYTES = sizeof(int64_t) + sizeof(int32_t) };
 
@@ -200,6 +202,8 @@ dsv4_status cu_session_make(dsv4_cuda *d, const dsv4_session_options *options,
     s->n_members = n_members;
     if (s->options.chunk <= 0)
         s->options.chunk = DEFAULT_CHUNK;
+    if (s->options.chunk > MOST_CHUNK)
+        s->options.chunk = MOST_CHUNK;
     if (n_members > 0)
         s->options.chunk = n_members;
     else if (s->options.chunk > options->max_positions)
