@@ -507,6 +507,24 @@ static void causes_table(void **state)
     causes_free(&t);
 }
 
+/* Every `step`th allocation fails in turn: the run ends as a failure of the machine or, where
+ * nothing needed it, well; and never otherwise. */
+static void run_without_memory(const setup *s, const run_options *o, run_mode mode, long step)
+{
+    int failed = 0;
+    for (long at = 1; at < 4000; at += step) {
+        results r;
+        results_init(&r);
+        dsv4_alloc_fail_at(at);
+        dsv4_status status = run_cases_mode(s->file, &s->config, o, mode, &r, &err);
+        dsv4_alloc_fail_at(0);
+        failed += status == DSV4_E_MACHINE;
+        assert_true(status == DSV4_OK || status == DSV4_E_MACHINE);
+        results_free(&r);
+    }
+    assert_true(failed > 5);
+}
+
 static void no_memory(void **state)
 {
     (void)state;
@@ -522,18 +540,7 @@ static void no_memory(void **state)
                      .case_glob = "ctx00013",
                      .threads = 1,
                      .replay = true};
-    int failed = 0;
-    for (long at = 1; at < 4000; at += 97) {
-        results r;
-        results_init(&r);
-        dsv4_alloc_fail_at(at);
-        dsv4_status status = run_cases_mode(s.file, &s.config, &o, MODE_BOTH, &r, &err);
-        dsv4_alloc_fail_at(0);
-        failed += status == DSV4_E_MACHINE;
-        assert_true(status == DSV4_OK || status == DSV4_E_MACHINE);
-        results_free(&r);
-    }
-    assert_true(failed > 5);
+    run_without_memory(&s, &o, MODE_BOTH, 97);
     engine_close(e);
     close_setup(&s);
 }
@@ -551,18 +558,7 @@ static void no_memory_for_a_dump(void **state)
                      .case_glob = "ctx00005",
                      .no_causes = true,
                      .threads = 1};
-    int failed = 0;
-    for (long at = 1; at < 4000; at += 131) {
-        results r;
-        results_init(&r);
-        dsv4_alloc_fail_at(at);
-        dsv4_status status = run_cases_mode(s.file, &s.config, &o, MODE_FREE, &r, &err);
-        dsv4_alloc_fail_at(0);
-        failed += status == DSV4_E_MACHINE;
-        assert_true(status == DSV4_OK || status == DSV4_E_MACHINE);
-        results_free(&r);
-    }
-    assert_true(failed > 5);
+    run_without_memory(&s, &o, MODE_FREE, 131);
     engine_close(e);
     close_setup(&s);
 }
