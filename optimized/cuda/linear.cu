@@ -36,19 +36,22 @@ static size_t most_shared()
     return cu_most_shared() - 1024;
 }
 
-/* Half of a multiprocessor's, with what the system takes of it; and what no two blocks have. */
-static size_t half_shared()
+/* Two blocks on a multiprocessor: what one may have, and what only one can have; the system takes
+ * 1 KB of each. 0: blocks have less. */
+static size_t large_shared()
 {
     static int all = -1;
     if (all < 0 &&
         cudaDeviceGetAttribute(&all, cudaDevAttrMaxSharedMemoryPerMultiprocessor, 0) != cudaSuccess)
-        all = 64 * 1024;
-    return (size_t)all / 2 - 5 * 1024;
+        all = 0;
+    size_t large = (size_t)all / 2 + 512;
+    return large <= most_shared() ? large : 0;
 }
 
-static size_t large_shared()
+static size_t half_shared()
 {
-    return half_shared() + 5 * 1024 + 512;
+    size_t large = large_shared(), reserve = 5 * 1024 + 512;
+    return large > reserve ? large - reserve : 0;
 }
 
 static bool is_float(int type)
@@ -393,7 +396,7 @@ extern "C" void cu_linear_group(cu_stream s, const cu_segment *segments, int cou
     dim3 grid((unsigned)blocks, (unsigned)((n + tokens - 1) / tokens));
     /* Kernels in pairs: one of each two that follow each other has more than half of the shared
      * memory, so that two blocks of one kernel never share a multiprocessor. */
-    static bool large;
+    static thread_local bool large;
     large = paired && !large;
     if (large && shared < large_shared())
         shared = large_shared();
