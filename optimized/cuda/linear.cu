@@ -344,6 +344,14 @@ static int share(gemv_segment *seg, int count, int warps, int most)
     }
 }
 
+/* Blocks of FEW warps, two kernels at a time; where there is much to compute and long to go, more
+ * warps are worth more than an early start. */
+static bool pairs(const cu_tensor *w)
+{
+    bool long_way = w->type == DSV4_IQ2_XXS && w->rows >= 65536;
+    return takes_ints(w->type) && !long_way && shared_bytes(w, FEW, tightest, 1) <= half_shared();
+}
+
 static void raise_limits(void);
 
 extern "C" void cu_linear_group(cu_stream s, const cu_segment *segments, int count, int64_t n)
@@ -371,8 +379,7 @@ extern "C" void cu_linear_group(cu_stream s, const cu_segment *segments, int cou
     bool paired = n == 1;
     for (int i = 0; i < a.count; i++) {
         const cu_tensor *w = &a.seg[i].s.w;
-        paired =
-            paired && takes_ints(w->type) && shared_bytes(w, FEW, tightest, 1) <= half_shared();
+        paired = paired && pairs(w);
         if (shared_bytes(w, warps, tightest, tokens) > most_shared())
             warps = FEW;
         if (shared_bytes(w, warps, tightest, tokens) > most_shared())

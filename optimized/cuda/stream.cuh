@@ -66,7 +66,7 @@ CU_UNIT_SHAPE(DSV4_FP4, 256, 8, 144, 8);
 CU_UNIT_SHAPE(DSV4_MXFP4, 256, 10, 160, 0);
 CU_UNIT_SHAPE(DSV4_Q8_0, 256, 18, 288, 0);
 CU_UNIT_SHAPE(DSV4_Q4_K, 512, 18, 288, 0);
-CU_UNIT_SHAPE(DSV4_Q2_K, 512, 12, 208, 0);
+CU_UNIT_SHAPE(DSV4_Q2_K, 256, 6, 112, 0);
 CU_UNIT_SHAPE(DSV4_IQ2_XXS, 256, 5, 80, 0);
 #undef CU_UNIT_SHAPE
 
@@ -296,7 +296,7 @@ template <int TYPE, int T, int WARPS> struct streamer {
         REST = U::PIECES - (int)MAIN > 2 ? 4 : 2
     };
 
-    const cu_tensor *w;
+    cu_tensor w; /* in registers */
     uint8_t *ring;
     int depth, tiles, stride, first, last; /* the warp's columns of a tile */
     /* What is copied next: this lane begins with row `lane / MAIN`, the rest of row `lane / REST`,
@@ -315,17 +315,17 @@ template <int TYPE, int T, int WARPS> struct streamer {
     }
     __device__ __forceinline__ const uint8_t *row(int at, int r) const
     {
-        return w->data + ((size_t)at * TILE + r) * w->row_bytes;
+        return w.data + ((size_t)at * TILE + r) * w.row_bytes;
     }
     __device__ __forceinline__ const uint8_t *scales(int at, int r) const
     {
         if (U::SCALE == 0)
             return NULL;
         int64_t n = (int64_t)at * TILE + r;
-        int group = w->row0 + (int)(n < w->rows ? n : w->rows - 1);
+        int group = w.row0 + (int)(n < w.rows ? n : w.rows - 1);
         if (TYPE == DSV4_FP8)
-            group /= w->scale_rows;
-        return w->scale + (size_t)group * w->scale_row_bytes;
+            group /= w.scale_rows;
+        return w.scale + (size_t)group * w.scale_row_bytes;
     }
 
     __device__ __forceinline__ void find_tile()
@@ -334,7 +334,7 @@ template <int TYPE, int T, int WARPS> struct streamer {
         from = row(tile, lane / MAIN) + bytes_of(first);
         from_rest = row(tile, U::PIECES > MAIN ? lane / REST : 0) + bytes_of(first);
         from_scale = scales(tile, lane % 16);
-        rows = (int)(w->rows - (int64_t)tile * TILE);
+        rows = (int)(w.rows - (int64_t)tile * TILE);
     }
 
     __device__ __forceinline__ void start(const gemv_job &g, const gemv_room &r)
@@ -342,10 +342,10 @@ template <int TYPE, int T, int WARPS> struct streamer {
         int warp = (int)threadIdx.x / 32, split = g.plan.split;
         int groups = WARPS / split, share = warp % split;
         int cols = (int)g.w.cols, chunks = (cols + CU_CHUNK - 1) / CU_CHUNK;
-        w = &g.w;
+        w = g.w;
         depth = g.plan.depth;
         ring = r.ring + warp * (depth * U::ROOM);
-        tiles = (int)((w->rows + TILE - 1) / TILE);
+        tiles = (int)((w.rows + TILE - 1) / TILE);
         stride = g.blocks * groups;
         tile = g.block * groups + warp / split;
         first = share * chunks / split * CU_CHUNK;
@@ -353,7 +353,7 @@ template <int TYPE, int T, int WARPS> struct streamer {
         last = last < cols ? last : cols;
         col = first;
         slot = 0;
-        plain = !U::LOOSE || w->row_bytes % PIECE == 0;
+        plain = !U::LOOSE || w.row_bytes % PIECE == 0;
         more = tile < tiles && first < last;
         if (more)
             find_tile();
@@ -367,7 +367,7 @@ template <int TYPE, int T, int WARPS> struct streamer {
         int lane = (int)threadIdx.x % 32, piece = (FIRST + lane % LANES) * PIECE;
         int off = U::LOOSE ? (int)((uintptr_t)at & (PIECE - 1)) : 0;
         uint32_t to = shared_address(room + lane / LANES * U::STRIDE + piece);
-        size_t step = (size_t)HEIGHT * w->row_bytes;
+        size_t step = (size_t)HEIGHT * w.row_bytes;
         if (plain && rows >= TILE) { /* every row begins as the first does */
             at += piece - off;
             if (piece < off + bytes)
@@ -494,7 +494,7 @@ template <int TYPE, int T, int WARPS> struct streamer {
         int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32, t = lane % 4, at = lane / 4;
         int split = g.plan.split, groups = WARPS / split;
         int group = warp / split, share = warp % split;
-        int cols = (int)w->cols, chunks = (cols + CU_CHUNK - 1) / CU_CHUNK, now = 0, turn = 0;
+        int cols = (int)w.cols, chunks = (cols + CU_CHUNK - 1) / CU_CHUNK, now = 0, turn = 0;
         /* Column n of B is part n % 4 of the pair's token n / 4; the rest reads zeros. */
         const uint8_t *x[PAIRS];
         uint32_t mask = at % 4 < CU_PARTS && at / 4 < T ? 0xffffffffu : 0;
@@ -609,7 +609,7 @@ template <int TYPE, int T, int WARPS> struct streamer {
         int64_t n = (int64_t)at * TILE + r;
 #pragma unroll
         for (int j = 0; j < T; j++)
-            if (j == token && token < g.tokens && n < w->rows)
+            if (j == token && token < g.tokens && n < w.rows)
                 g.y[j][n] = maybe_bf16(v, g.bf16);
     }
 };

@@ -242,56 +242,46 @@ __device__ __forceinline__ uint32_t word_at(uint32_t shared)
 /* Groups of eight bytes from an even address: four indices, then signs and scale in a word, which
  * is whole where the address is a multiple of four. */
 template <int PAIRS> struct int_chunk<DSV4_IQ2_XXS, PAIRS> {
-    enum { AT_ONCE = 4 }; /* blocks: looked up together, for the look-ups wait for each other */
+    template <bool WHOLE>
+    static __device__ __forceinline__ void row(const uint8_t *group, uint32_t stride, uint32_t book,
+                                               uint32_t v[2], int *scale)
+    {
+        uint32_t t = threadIdx.x % 4, half = WHOLE ? 0 : (uint32_t)(uintptr_t)group & 2u;
+        uint32_t word = cu_word(group + 4 - half);
+        if (!WHOLE)
+            word = cu_funnel(word, cu_word(group + 8 - half), 8 * half);
+        uint32_t n = word_at(group[t] * stride + book);
+        uint32_t signs = word_at((word >> 7 * t & 127u) * stride + (book + 256 * stride));
+        if (!(MUTANT(28) && t == 3)) /* a lane's signs dropped */
+            n ^= signs;
+        cu_iq2_codes(n, v);
+        *scale = (int)(word >> 27 | 1u);
+    }
     template <bool WHOLE>
     static __device__ __forceinline__ void sum(const uint8_t *a, const uint8_t *b,
                                                const uint8_t *const *x, const gemv_room &r,
                                                float (*f)[2])
     {
-        uint32_t t = threadIdx.x % 4, stride = r.iq2_stride;
-        uint32_t book = shared_address(r.iq2) + (threadIdx.x * 4 & (stride - 1));
-        uint32_t signs = book + 256 * stride;
+        uint32_t book = shared_address(r.iq2) + (threadIdx.x * 4 & (r.iq2_stride - 1));
         int sum[PAIRS][4] = {};
-#pragma unroll 1
-        for (int first = 0; first < 8; first += AT_ONCE) {
-            uint32_t word[AT_ONCE][2], n[AT_ONCE][2], sign[AT_ONCE][2];
+        uint4 p[PAIRS];
+#pragma unroll(PAIRS == 1 ? 4 : 8) /* that it stays in the nearest cache */
+        for (int i = 0; i < 8; i++) {
+            uint32_t va[2], vb[2];
+            int fa, fb;
+            row<WHOLE>(a + 2 + 8 * i, r.iq2_stride, book, va, &fa);
+            row<WHOLE>(b + 2 + 8 * i, r.iq2_stride, book, vb, &fb);
 #pragma unroll
-            for (int i = 0; i < AT_ONCE; i++)
-#pragma unroll
-                for (int k = 0; k < 2; k++) {
-                    const uint8_t *group = (k == 0 ? a : b) + 2 + 8 * first + 8 * i;
-                    uint32_t half = WHOLE ? 0 : (uint32_t)(uintptr_t)group & 2u;
-                    n[i][k] = group[t];
-                    word[i][k] = cu_word(group + 4 - half);
-                    if (!WHOLE)
-                        word[i][k] = cu_funnel(word[i][k], cu_word(group + 8 - half), 8 * half);
-                }
-#pragma unroll
-            for (int i = 0; i < AT_ONCE; i++)
-#pragma unroll
-                for (int k = 0; k < 2; k++) {
-                    n[i][k] = word_at(n[i][k] * stride + book);
-                    sign[i][k] = word_at((word[i][k] >> 7 * t & 127u) * stride + signs);
-                    if (MUTANT(28) && t == 3) /* a lane's signs dropped */
-                        sign[i][k] = 0;
-                }
-#pragma unroll
-            for (int i = 0; i < AT_ONCE; i++) {
-                uint32_t va[2], vb[2];
-                cu_iq2_codes(n[i][0] ^ sign[i][0], va);
-                cu_iq2_codes(n[i][1] ^ sign[i][1], vb);
-                int fa = (int)(word[i][0] >> 27 | 1u), fb = (int)(word[i][1] >> 27 | 1u);
-#pragma unroll
-                for (int j = 0; j < PAIRS; j++) {
-                    int c[4];
-                    uint2 p = *(const uint2 *)(const void *)(x[j] + 128 * first + 256 * (i / 2) +
-                                                             8 * (i % 2));
-                    cu_mma_s8(c, va[0], vb[0], va[1], vb[1], p.x, p.y);
-                    sum[j][0] += c[0] * fa;
-                    sum[j][1] += c[1] * fa;
-                    sum[j][2] += c[2] * fb;
-                    sum[j][3] += c[3] * fb;
-                }
+            for (int j = 0; j < PAIRS; j++) {
+                int c[4];
+                if (i % 2 == 0)
+                    p[j] = *(const uint4 *)(const void *)(x[j] + 128 * i);
+                cu_mma_s8(c, va[0], vb[0], va[1], vb[1], i % 2 ? p[j].z : p[j].x,
+                          i % 2 ? p[j].w : p[j].y);
+                sum[j][0] += c[0] * fa;
+                sum[j][1] += c[1] * fa;
+                sum[j][2] += c[2] * fb;
+                sum[j][3] += c[3] * fb;
             }
         }
         float da = cu_half(cu_load16(a)) * 0.125f, db = cu_half(cu_load16(b)) * 0.125f;
