@@ -133,39 +133,51 @@ typedef struct {
     const cu_iq2_words *iq2; /* device */
 } gemv_args;
 
-/* What a block does; thread 0 writes it. */
-static __shared__ gemv_job job;
-
-/* A block's rows of one type. A function that is called: kernels share it, and each type has the
- * registers to itself. before: as stream_rows. */
+/* A block's rows of one type. before: as stream_rows. */
 template <int TYPE, int T, int WARPS>
-static __device__ __noinline__ void gemv_rows_of(bool before, const cu_iq2_words *iq2)
+__device__ __forceinline__ void rows_of_type(const gemv_job &g, bool before,
+                                             const cu_iq2_words *iq2)
 {
     extern __shared__ __align__(128) uint8_t shared[];
     if constexpr (TYPE == DSV4_F32 || TYPE == DSV4_F16) {
         __shared__ float part[WARPS][ROWS][T];
         if (before)
             wait_for_previous();
-        float_rows<TYPE, T, WARPS>(job, (float *)(void *)shared, part);
+        float_rows<TYPE, T, WARPS>(g, (float *)(void *)shared, part);
     } else {
         gemv_room r;
-        lay_out(&job.w, WARPS, job.plan, T, unit_shape<TYPE>::ROOM, shared, &r);
+        lay_out(&g.w, WARPS, g.plan, T, unit_shape<TYPE>::ROOM, shared, &r);
         if constexpr (int_shape<TYPE>::INTS)
-            stream_ints<TYPE, T, WARPS>(job, r, before, iq2);
+            stream_ints<TYPE, T, WARPS>(g, r, before, iq2);
         else
-            stream_rows<TYPE, T, WARPS>(job, r, before);
+            stream_rows<TYPE, T, WARPS>(g, r, before);
     }
 }
 
-/* A block's rows, whatever their type. */
-template <int T, int WARPS>
-__device__ __forceinline__ void gemv_block(bool before, const cu_iq2_words *iq2)
+/* Where two blocks share a multiprocessor, registers are few: what a block does is kept in shared
+ * memory, written by thread 0, and a type's rows are a function that is called, which has the
+ * registers to itself. */
+static __shared__ gemv_job job;
+
+template <int TYPE, int T, int WARPS>
+static __device__ __noinline__ void shared_job_of_type(bool before, const cu_iq2_words *iq2)
 {
-    __syncthreads(); /* for the job */
-    switch (job.w.type) {
+    rows_of_type<TYPE, T, WARPS>(job, before, iq2);
+}
+
+/* A block's rows, whatever their type. SHARED: g is the job above. */
+template <int T, int WARPS, bool SHARED>
+__device__ __forceinline__ void gemv_block(const gemv_job &g, bool before, const cu_iq2_words *iq2)
+{
+    if (SHARED)
+        __syncthreads(); /* for the job */
+    switch (g.w.type) {
 #define ROWS_OF(TYPE)                                                                              \
     case TYPE:                                                                                     \
-        gemv_rows_of<TYPE, T, WARPS>(before, iq2);                                                 \
+        if constexpr (SHARED)                                                                      \
+            shared_job_of_type<TYPE, T, WARPS>(before, iq2);                                       \
+        else                                                                                       \
+            rows_of_type<TYPE, T, WARPS>(g, before, iq2);                                          \
         break
         ROWS_OF(DSV4_F32);
         ROWS_OF(DSV4_F16);
@@ -183,6 +195,28 @@ __device__ __forceinline__ void gemv_block(bool before, const cu_iq2_words *iq2)
     }
 }
 
+template <int T>
+__device__ __forceinline__ void job_of(const gemv_args &a, const gemv_segment *s, gemv_job *g)
+{
+    /* Settled, the index may be older than this kernel in the nearest cache: from the next one. */
+    g->w = s->s.table == NULL ? s->s.w : s->s.table[__ldcg(s->s.index)];
+    g->w.type = s->s.w.type;
+    g->w.cols = s->s.w.cols;
+    g->block = (int)blockIdx.x - s->first_block;
+    g->blocks = s->blocks;
+    g->plan = s->plan;
+    g->bf16 = s->s.bf16;
+    int64_t first = (int64_t)blockIdx.y * T;
+    g->tokens = a.n - first < T ? (int)(a.n - first) : T;
+    /* wrong stride: the vectors taken to be dense */
+    int64_t ldx = MUTANT(12) ? s->s.w.cols : s->s.ldx;
+#pragma unroll
+    for (int t = 0; t < T; t++) {
+        g->x[t] = s->s.x + (first + (t < g->tokens ? t : 0)) * ldx;
+        g->y[t] = s->s.y + (first + t) * s->s.ldy;
+    }
+}
+
 template <int T, int WARPS>
 static __global__ void __launch_bounds__(WARPS * 32, WARPS == FEW ? 2 : 1)
     gemv(const __grid_constant__ gemv_args a)
@@ -195,27 +229,15 @@ static __global__ void __launch_bounds__(WARPS * 32, WARPS == FEW ? 2 : 1)
     bool before = s->s.table == NULL || s->s.settled;
     if (!before)
         wait_for_previous();
-    if (threadIdx.x == 0) {
-        /* Settled, the index may be older than this kernel in the nearest cache: from the next one.
-         */
-        job.w = s->s.table == NULL ? s->s.w : s->s.table[__ldcg(s->s.index)];
-        job.w.type = s->s.w.type;
-        job.w.cols = s->s.w.cols;
-        job.block = (int)blockIdx.x - s->first_block;
-        job.blocks = s->blocks;
-        job.plan = s->plan;
-        job.bf16 = s->s.bf16;
-        int64_t first = (int64_t)blockIdx.y * T;
-        job.tokens = a.n - first < T ? (int)(a.n - first) : T;
-        /* wrong stride: the vectors taken to be dense */
-        int64_t ldx = MUTANT(12) ? s->s.w.cols : s->s.ldx;
-#pragma unroll
-        for (int t = 0; t < T; t++) {
-            job.x[t] = s->s.x + (first + (t < job.tokens ? t : 0)) * ldx;
-            job.y[t] = s->s.y + (first + t) * s->s.ldy;
-        }
+    if constexpr (WARPS == FEW) {
+        if (threadIdx.x == 0)
+            job_of<T>(a, s, &job);
+        gemv_block<T, WARPS, true>(job, before, a.iq2);
+    } else {
+        gemv_job g;
+        job_of<T>(a, s, &g);
+        gemv_block<T, WARPS, false>(g, before, a.iq2);
     }
-    gemv_block<T, WARPS>(before, a.iq2);
 }
 
 /* Shapes that no unit fits: a warp an element of y. */
@@ -387,8 +409,9 @@ extern "C" void cu_linear_group(cu_stream s, const cu_segment *segments, int cou
     }
     if (paired)
         warps = FEW;
-    for (int i = share(a.seg, a.count, warps, multiprocessors); i < multiprocessors; i++)
-        a.seg[i % a.count].blocks++;
+    int used = share(a.seg, a.count, warps, multiprocessors);
+    for (int i = used; paired && i < multiprocessors; i++)
+        a.seg[i % a.count].blocks++; /* one everywhere, none twice */
     size_t shared = 0;
     for (int i = 0; i < a.count; i++) {
         gemv_segment *g = &a.seg[i];
@@ -462,7 +485,7 @@ static __global__ void __launch_bounds__(FEW * 32, 1)
             job.y[t] = a.y + (int64_t)p * a.shape.rows;
         }
     }
-    gemv_block<T, FEW>(false, a.iq2);
+    gemv_block<T, FEW, true>(job, false, a.iq2);
 }
 
 static __global__ void experts_elements(const __grid_constant__ experts_args a)

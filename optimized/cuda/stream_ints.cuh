@@ -420,7 +420,7 @@ template <int TYPE, int T, int WARPS> struct int_streamer {
     {
         int64_t n = (int64_t)at * TILE + r;
         if (token < g.tokens && n < g.w.rows)
-            g.y[token][n] = maybe_bf16(v, g.bf16);
+            g.y[T == 1 ? 0 : token][n] = maybe_bf16(v, g.bf16);
     }
 
     /* All tiles of the warp. */
