@@ -252,7 +252,7 @@ static void one_linear(kernel_run *k, dsv4_type type, int rows, int cols, int n,
 static bool two_orders(const kernel_run *k, dsv4_type type, int n)
 {
     return strcmp(k->label, "cuda") == 0 && n >= 16 &&
-           (type == DSV4_Q8_0 || type == DSV4_Q4_K || type == DSV4_Q2_K || type == DSV4_IQ2_XXS);
+           (type == DSV4_Q4_K || type == DSV4_Q2_K || type == DSV4_IQ2_XXS);
 }
 
 /* A token's product is the same, bit for bit, alone and with others; bf16: of inputs that are bf16

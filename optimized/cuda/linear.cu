@@ -1,8 +1,9 @@
 /* linear.cu - matrices in their storage format times float32 vectors, decoded on the fly: blocks
  * stream rows past the vectors of one or of four tokens in shared memory, on the tensor cores
- * (stream.cuh) or, for float32 and float16 weights, lane by lane (dot.cuh); shapes that no unit
- * fits go element by element. A token's sums are formed in the same order whatever comes with it:
- * cut a text as you like, the numbers are the same. */
+ * (stream.cuh; stream_ints.cuh in whole numbers) or, for float32 and float16 weights, lane by lane
+ * (dot.cuh); shapes that no unit fits go element by element. A token's sums are formed in the same
+ * order whatever comes with it: cut a text as you like, the numbers are the same. Only Q4_K, Q2_K
+ * and IQ2_XXS have another order where tokens are many (gemm.cu). */
 #include "dot.cuh"
 
 extern "C" const uint64_t *cu_iq2_book_device(void); /* device.c */
