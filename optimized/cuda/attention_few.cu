@@ -14,18 +14,19 @@
 enum {
     WAVE = 3,           /* tiles at a time */
     ROWS = WAVE * TILE, /* of theirs */
+    KEPT = 2,           /* parts of a row that are turned in registers */
     /* Strides at which neither those who write meet in a bank nor those who read. */
     DOTS = ROWS + 4,
     WEIGHTS = TILE + 8
 };
 
 typedef struct {
-    uint4 q[WARPS][STEPS][32]; /* first two parts, fragments in order of lane */
+    __align__(16) uint4 q[WARPS][STEPS][32]; /* first two parts, fragments in order of lane */
     uint2 q_third[WARPS][STEPS][32];
-    uint4 third[WARPS][WAVE][STEPS][32]; /* third parts of the rows, as values */
-    float part[WARPS][8][DOTS];          /* of the scores: [head][row] */
-    uint16_t p[3][WAVE][8][WEIGHTS];     /* the weights' parts */
-    float shrink[WAVE][8];               /* of what was summed before a tile */
+    uint16_t v[3 - KEPT][WARPS][WAVE][TILE][OWN]; /* the rows' last parts */
+    float part[WARPS][8][DOTS];                   /* of the scores: [head][row] */
+    uint16_t p[3][WAVE][8][WEIGHTS];              /* the weights' parts */
+    float shrink[WAVE][8];                        /* of what was summed before a tile */
 } few_room;
 
 /* The parts of a step of rows as values: columns g and g + 8, rows 2 t .., 2 t + 8 .. */
@@ -128,8 +129,8 @@ static __global__ void __launch_bounds__(THREADS, 1)
     float max_of = -FLT_MAX, sum_of = 0; /* of head `warp`; sum_of: of rows lane % 8 and + 8 */
 #pragma unroll 1
     for (int tile = begin; tile < end; tile += WAVE) {
-        uint32_t f[WAVE][STEPS][2][4], low = 0; /* the third parts: in the room */
-        unsigned plain = 0;                     /* bit m: tile m is */
+        uint32_t f[WAVE][STEPS][KEPT][4], low = 0;
+        unsigned plain = 0; /* bit m: tile m is */
         float dot[WAVE][1][4] = {};
 #pragma unroll
         for (int m = 0; m < WAVE; m++) {
@@ -154,15 +155,22 @@ static __global__ void __launch_bounds__(THREADS, 1)
                     uint32_t x[3][4];
                     split_rows<AS>(raw[m][k][0], raw[m][k][1], x);
                     mma_parts<1>(&dot[m][0], x, &b, AS, BS);
-                    turn_parts<AS ? 3 : 1>(x);
+                    turn_parts<AS ? KEPT : 1>(x);
 #pragma unroll
-                    for (int e = 0; e < 4; e++) {
-                        f[m][k][0][e] = x[0][e];
-                        f[m][k][1][e] = x[AS ? 1 : 0][e];
+                    for (int p = 0; p < KEPT; p++)
+#pragma unroll
+                        for (int e = 0; e < 4; e++)
+                            f[m][k][p][e] = x[AS ? p : 0][e];
+#pragma unroll
+                    for (int p = KEPT; AS && p < 3; p++) {
+                        uint16_t *to = room->v[p - KEPT][warp][m][g];
+                        uint16_t *low_half = to + place_of(g, 16 * k + 2 * t);
+                        uint16_t *high_half = to + place_of(g, 16 * k + 8 + 2 * t);
+                        *(uint32_t *)(void *)low_half = x[p][0];
+                        *(uint32_t *)(void *)(low_half + 8 * OWN) = x[p][1];
+                        *(uint32_t *)(void *)high_half = x[p][2];
+                        *(uint32_t *)(void *)(high_half + 8 * OWN) = x[p][3];
                     }
-                    if (AS)
-                        room->third[warp][m][k][lane] =
-                            make_uint4(x[2][0], x[2][1], x[2][2], x[2][3]);
                 }
             }
         };
@@ -268,11 +276,17 @@ static __global__ void __launch_bounds__(THREADS, 1)
 #pragma unroll
                     for (int e = 0; e < 4; e++)
                         o[k][0][e] *= factor[m][e % 2];
-                    uint4 third = AS ? room->third[warp][m][k][lane] : make_uint4(0, 0, 0, 0);
-                    uint32_t x[3][4] = {
-                        {f[m][k][0][0], f[m][k][0][1], f[m][k][0][2], f[m][k][0][3]},
-                        {f[m][k][1][0], f[m][k][1][1], f[m][k][1][2], f[m][k][1][3]},
-                        {third.x, third.y, third.z, third.w}};
+                    uint32_t x[3][4];
+                    int line = lane % 8 + lane / 16 * 8;
+#pragma unroll
+                    for (int p = 0; p < (AS ? 3 : 1); p++) {
+                        if (p >= KEPT)
+                            load_turned(x[p], room->v[p - KEPT][warp][m][line] +
+                                                  place_of(line, 16 * k + lane / 8 % 2 * 8));
+#pragma unroll
+                        for (int e = 0; p < KEPT && e < 4; e++)
+                            x[p][e] = f[m][k][p][e];
+                    }
                     mma_parts<1>(o[k], x, &b[m], AS, true);
                 }
         };
@@ -331,6 +345,7 @@ static __global__ void __launch_bounds__(THREADS, 1)
                         }
                 }
             }
+        __syncwarp(); /* the last parts are used up */
         if (tile + WAVE < end)
             ask(tile + WAVE);
     }
