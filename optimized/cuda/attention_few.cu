@@ -1,20 +1,17 @@
-/* attention_few.cu - the splits of one token and few: attention.cu's operations in its order, so
- * its bits, with less on the way: what a multiprocessor has of rows and q is asked for at once,
- * straight into registers, three tiles at a time, and stays there: a row's parts are turned
- * (movmatrix) where they are, as values. The block meets twice for the three: the scores are put
- * together by a warp a head, which works out its weights. */
+/* attention_few.cu - the splits of one token and two: attention.cu's operations in its order, so
+ * its bits, with less on the way. What a multiprocessor has of rows and q is asked for at once,
+ * straight into registers, three tiles at a time. A row's first part stays there and is turned
+ * (movmatrix), as values; the other parts, which bf16 rows do not have, go through shared memory.
+ * The block meets twice for the three tiles: a warp a head puts its scores together and works out
+ * its weights. */
 #include <cmath>
 
 #include "attention.cuh"
 
-#ifndef STAMP
-#define STAMP(n)
-#endif
-
 enum {
     WAVE = 3,           /* tiles at a time */
     ROWS = WAVE * TILE, /* of theirs */
-    KEPT = 2,           /* parts of a row that are turned in registers */
+    KEPT = 1,           /* parts of a row that are turned in registers */
     /* Strides at which neither those who write meet in a bank nor those who read. */
     DOTS = ROWS + 4,
     WEIGHTS = TILE + 8
@@ -29,7 +26,14 @@ typedef struct {
     float shrink[WAVE][8];                        /* of what was summed before a tile */
 } few_room;
 
-/* The parts of a step of rows as values: columns g and g + 8, rows 2 t .., 2 t + 8 .. */
+/* Which of a step's columns a lane has as values once they are turned, and the second one further
+ * on: lane t brought four columns of a row, two of which were turned together. */
+__device__ __forceinline__ int column_of(int g)
+{
+    return g / 2 * 4 + g % 2;
+}
+
+/* The parts of a step of rows as values: columns column_of(g) and + 2, rows 2 t .., 2 t + 8 .. */
 template <int PARTS> __device__ __forceinline__ void turn_parts(uint32_t f[3][4])
 {
 #pragma unroll
@@ -46,7 +50,6 @@ template <int PARTS> __device__ __forceinline__ void turn_parts(uint32_t f[3][4]
 static __global__ void __launch_bounds__(THREADS, 1)
     attention_few(const __grid_constant__ cu_attention_args a, float scale)
 {
-    STAMP(0);
     let_next_start();
     extern __shared__ __align__(16) uint8_t memory[];
     few_room *room = (few_room *)(void *)memory;
@@ -55,7 +58,6 @@ static __global__ void __launch_bounds__(THREADS, 1)
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
     int active = (dim + OWN - 1) / OWN, c0 = OWN * warp; /* warps that have columns */
     wait_for_previous();
-    STAMP(1);
 
     /* The list is asked for together with the position: as of a window that is full. */
     int at = lane % TILE, said[2];
@@ -107,9 +109,7 @@ static __global__ void __launch_bounds__(THREADS, 1)
             }
         other = true; /* the next ones were not asked for ahead */
     };
-    STAMP(2);
     ask(begin);
-    STAMP(3);
 
     uint32_t below = 0;
     float size = 0;
@@ -123,7 +123,6 @@ static __global__ void __launch_bounds__(THREADS, 1)
     }
     bool q_three = __any_sync(0xffffffffu, below != 0);
     bool q_plain = __any_sync(0xffffffffu, !has_parts(size));
-    STAMP(4);
 
     float o[STEPS][1][4] = {};
     float max_of = -FLT_MAX, sum_of = 0; /* of head `warp`; sum_of: of rows lane % 8 and + 8 */
@@ -174,9 +173,7 @@ static __global__ void __launch_bounds__(THREADS, 1)
                 }
             }
         };
-        STAMP(5);
         by_parts(three, q_three, multiply);
-        STAMP(6);
 #pragma unroll
         for (int m = 0; m < WAVE; m++)
 #pragma unroll
@@ -198,7 +195,6 @@ static __global__ void __launch_bounds__(THREADS, 1)
         }
         if (!MUTANT(42)) /* scores added up before every warp has its share */
             __syncthreads();
-        STAMP(7);
         {
             /* Of head `warp`: row `lane` (tiles 0, 1) and row 32 + lane % 16 (tile 2). */
             float x[2] = {}, v[WARPS][2], most[2], top[WAVE + 1] = {max_of}, factor[WAVE];
@@ -232,6 +228,8 @@ static __global__ void __launch_bounds__(THREADS, 1)
             }
             float weight[2] = {in[0] ? expf(x[0] - (lane < TILE ? top[1] : top[2])) : 0.0f,
                                in[1] ? expf(x[1] - top[3]) : 0.0f};
+            if (MUTANT(45) && warp == 5)
+                __nanosleep(50000);
             float added[2];
 #pragma unroll
             for (int e = 0; e < 2; e++) {
@@ -252,9 +250,8 @@ static __global__ void __launch_bounds__(THREADS, 1)
                 for (int m = 0; m < WAVE; m++)
                     room->shrink[m][warp] = factor[m];
         }
-        if (!MUTANT(45)) /* weights of other heads taken before they are there */
+        if (!MUTANT(45)) /* weights of other heads taken before they are there: a late warp */
             __syncthreads();
-        STAMP(8);
         b_parts b[WAVE]; /* the weights */
         float factor[WAVE][2];
 #pragma unroll
@@ -338,7 +335,7 @@ static __global__ void __launch_bounds__(THREADS, 1)
                     for (int k = 0; k < STEPS; k++)
 #pragma unroll
                         for (int e = 0; e < 4; e++) {
-                            int c = c0 + 16 * k + g + e / 2 * 8;
+                            int c = c0 + 16 * k + column_of(g) + e / 2 * 2;
                             if (c0 + 16 * k < dim)
                                 o[k][0][e] =
                                     fmaf(weight[e % 2], c < dim ? __ldcg(y + c) : 0.0f, o[k][0][e]);
@@ -349,7 +346,6 @@ static __global__ void __launch_bounds__(THREADS, 1)
         if (tile + WAVE < end)
             ask(tile + WAVE);
     }
-    STAMP(9);
 
     float *to = part_at(&a, i, split, head0 / 8), *ends = to + (int64_t)active * OWN * 8;
     if (warp < active)
@@ -357,8 +353,7 @@ static __global__ void __launch_bounds__(THREADS, 1)
         for (int k = 0; k < STEPS; k++)
 #pragma unroll
             for (int e = 0; e < 2; e++) {
-                /* The columns that were turned together: 4 t .. of a row. */
-                int c = g / 2 * 4 + g % 2 + 2 * e, place = (warp * STEPS + k) * 32 + c % 8 * 4 + t;
+                int c = column_of(g) + 2 * e, place = (warp * STEPS + k) * 32 + c % 8 * 4 + t;
                 ((float2 *)(void *)to)[2 * place + c / 8] =
                     make_float2(o[k][0][2 * e], o[k][0][2 * e + 1]);
             }
@@ -369,7 +364,6 @@ static __global__ void __launch_bounds__(THREADS, 1)
         ends[warp] = sum_of;
         ends[8 + warp] = max_of;
     }
-    STAMP(11);
 }
 
 bool cu_attention_few(cu_stream s, const cu_attention_args *a)

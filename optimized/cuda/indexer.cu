@@ -112,20 +112,24 @@ static __global__ void __launch_bounds__(SCORE_THREADS, 1)
 #pragma unroll
     for (int k = 0; k < STEPS; k++) {
         int c = 16 * k + 4 * t;
-        x[k][0] =
-            quads ? load_there(row + c, row != NULL && c < dim) : load_four(row, c, dim, false);
+        x[k][0] = quads ? load_there(row + c, row != NULL && c < dim) : load_four(row, c, dim, false);
         x[k][1] =
             quads ? load_there(row8 + c, row8 != NULL && c < dim) : load_four(row8, c, dim, false);
     }
     store(&rooms[0], weight0);
-    uint32_t a[STEPS][3][4];
-    float total[2] = {};
-    bool a_three = false, plain = false;
-    int turn = 0;
-    /* FIRST: the rows are split as they come, and multiplied while the next columns are on their
-     * way. */
-    auto take = [&](auto FIRST) {
-        constexpr bool first = decltype(FIRST)::value;
+    uint32_t a[STEPS][3][4], below = 0;
+    float size = 0, total[2] = {};
+    {
+#pragma unroll
+        for (int k = 0; k < STEPS; k++) {
+            size += size_of_four(x[k][0]) + size_of_four(x[k][1]);
+            below |= bits_below(x[k][0]) | bits_below(x[k][1]);
+            split_rows<true>(x[k][0], x[k][1], a[k]);
+        }
+    }
+    bool a_three = __any_sync(0xffffffffu, below != 0);
+    bool plain = __any_sync(0xffffffffu, !has_parts(size));
+    for (int turn = 0; token < n; turn++) {
         const score_room *room = &rooms[turn % 2];
         bool last = head0 + 8 * HEAD_TILES >= heads; /* of this token */
         int64_t next = last ? token + gridDim.y : token;
@@ -136,64 +140,42 @@ static __global__ void __launch_bounds__(SCORE_THREADS, 1)
 #pragma unroll
         for (int k = 0; k < SCORE_WARPS; k++)
             b_has |= room->has[k];
-        bool b_three = (b_has & 1u) != 0, odd = (b_has & 2u) != 0;
+        bool odd = plain || (b_has & 2u) != 0, b_three = (b_has & 1u) != 0;
         /* A lane has heads 2 t and 2 t + 1 of each tile, rows g and g + 8. */
-        float dot[HEAD_TILES][4] = {}, size = 0;
-        auto multiply = [&](int n4, int k, bool three) {
-            b_parts b[4];
-#pragma unroll
-            for (int m = 0; m < 4; m++) {
-                b[m].two = room->two[n4 + m][k][lane];
-                b[m].third = b_three ? room->third[n4 + m][k][lane] : make_uint2(0, 0);
-            }
-            mma_parts<4>(dot + n4, a[k], b, three, b_three);
-        };
-        if (first)
-#pragma unroll
-            for (int k = 0; k < STEPS; k++) {
-                uint32_t below = bits_below(x[k][0]) | bits_below(x[k][1]);
-                bool three = __any_sync(0xffffffffu, below != 0);
-                a_three = a_three || three;
-                size += size_of_four(x[k][0]) + size_of_four(x[k][1]);
-                split_rows<true>(x[k][0], x[k][1], a[k]);
-#pragma unroll
-                for (int n4 = 0; n4 < HEAD_TILES; n4 += 4)
-                    multiply(n4, k, three);
-            }
-        else if (!(odd || plain))
-#pragma unroll
-            for (int n4 = 0; n4 < HEAD_TILES; n4 += 4)
-#pragma unroll
-                for (int k = 0; k < STEPS; k++)
-                    multiply(n4, k, a_three);
-        if (first)
-            plain = __any_sync(0xffffffffu, !has_parts(size));
 #pragma unroll
         for (int n4 = 0; n4 < HEAD_TILES; n4 += 4) {
-            if (odd || plain) {
-#pragma unroll
-                for (int e = 0; e < 16; e++)
-                    dot[n4 + e / 4][e % 4] = 0;
+            float dot[4][4] = {};
+            if (odd) {
 #pragma unroll 1
                 for (int c = 0; c < dim; c++) {
-                    float y = row != NULL ? __ldcg(row + c) : 0.0f;
-                    float y8 = row8 != NULL ? __ldcg(row8 + c) : 0.0f;
+                    float x = row != NULL ? __ldcg(row + c) : 0.0f;
+                    float y = row8 != NULL ? __ldcg(row8 + c) : 0.0f;
 #pragma unroll
                     for (int e = 0; e < 8; e++) {
-                        int m = n4 + e / 2, head = head0 + 8 * m + 2 * t + e % 2;
+                        int head = head0 + 8 * (n4 + e / 2) + 2 * t + e % 2;
                         float z =
                             head < heads ? __ldcg(q + (token * heads + head) * dim + c) : 0.0f;
-                        dot[m][e % 2] = fmaf(z, y, dot[m][e % 2]);
-                        dot[m][2 + e % 2] = fmaf(z, y8, dot[m][2 + e % 2]);
+                        dot[e / 2][e % 2] = fmaf(z, x, dot[e / 2][e % 2]);
+                        dot[e / 2][2 + e % 2] = fmaf(z, y, dot[e / 2][2 + e % 2]);
                     }
+                }
+            } else {
+#pragma unroll
+                for (int k = 0; k < STEPS; k++) {
+                    b_parts b[4];
+#pragma unroll
+                    for (int m = 0; m < 4; m++) {
+                        b[m].two = room->two[n4 + m][k][lane];
+                        b[m].third = b_three ? room->third[n4 + m][k][lane] : make_uint2(0, 0);
+                    }
+                    mma_parts<4>(dot, a[k], b, a_three, b_three);
                 }
             }
 #pragma unroll
             for (int e = 0; e < 16; e++) {
                 int head = 8 * (n4 + e / 4) + 2 * t + e % 2;
                 if (head0 + head < heads)
-                    total[e % 4 / 2] +=
-                        head_share(dot[n4 + e / 4][e % 4], room->weight[head], bf16);
+                    total[e % 4 / 2] += head_share(dot[e / 4][e % 4], room->weight[head], bf16);
             }
         }
         if (next < n)
@@ -212,11 +194,7 @@ static __global__ void __launch_bounds__(SCORE_THREADS, 1)
         }
         token = next;
         head0 = next0;
-        turn++;
-    };
-    take(std::true_type());
-    while (token < n)
-        take(std::false_type());
+    }
     wait_fetched<0>();
 }
 
@@ -515,8 +493,9 @@ static __global__ void __launch_bounds__(SELECT_THREADS, 1)
     } else if (t >= holders) {
         group = 0xffffffffu;
     }
-    for (int step = 1;
-         holders >= SELECT_THREADS && step < 32 && SELECT_THREADS / (2 * step) >= kept; step *= 2) {
+    for (int step = 1; holders >= SELECT_THREADS && step < 32 &&
+                       SELECT_THREADS / (2 * step) >= kept;
+         step *= 2) {
         uint32_t other = __shfl_xor_sync(0xffffffffu, group, step);
         group = other > group ? other : group;
     }
