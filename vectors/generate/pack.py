@@ -28,7 +28,7 @@ COMPACT_MOST = 60_000  # bytes that a dataset in a header may have; HDF5 allows 
 LINKS_MOST = 4096  # links that stay in a group's header
 CHUNK_MOST = 1 << 20  # bytes of one chunk
 CHUNK_OVERHEAD = 60  # bytes that filters and chunk add to a header
-TIME_WORTH = 20.0  # bytes for a microsecond
+TIME_WORTH = 170.0  # bytes for a microsecond
 STRATEGIES = (zlib.Z_DEFAULT_STRATEGY, zlib.Z_HUFFMAN_ONLY, zlib.Z_RLE)
 
 
@@ -41,7 +41,6 @@ class PackError(ValueError):
 
 def library() -> ctypes.CDLL:
     """The HDF5 library that h5py has loaded."""
-    h5py.h5.get_libver_bounds if hasattr(h5py.h5, "get_libver_bounds") else None
     for line in Path("/proc/self/maps").read_text().splitlines():
         path = line.split(maxsplit=5)[-1]
         if "libhdf5" in os.path.basename(path) and "_hl" not in os.path.basename(path):
