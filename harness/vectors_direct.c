@@ -34,10 +34,11 @@ struct vec_direct {
     uint64_t block_number[BLOCKS];
     unsigned next_block; /* is forgotten next */
     vec_header groups[HEADERS], object;
-    unsigned turn;           /* which group is forgotten next */
-    buffer packed, shuffled; /* a dataset before and between its filters */
-    buffer kept;             /* the last dataset that was asked for in parts */
-    uint64_t kept_address;   /* where it came from; VEC_NO_ADDRESS = nothing kept */
+    uint64_t group_address[HEADERS]; /* beside each other: they are searched all the time */
+    unsigned turn;                   /* which group is forgotten next */
+    buffer packed, shuffled;         /* a dataset before and between its filters */
+    buffer kept;                     /* the last dataset that was asked for in parts */
+    uint64_t kept_address;           /* where it came from; VEC_NO_ADDRESS = nothing kept */
     struct libdeflate_decompressor *inflater;
 };
 
@@ -210,7 +211,6 @@ static dsv4_status header_load(vec_direct *d, uint64_t address, vec_header *h, d
     vec_header_form form;
     blocks b;
     bool whole, known = true;
-    h->address = address;
     h->known = h->group = false;
     h->size = 0;
     dsv4_status status = fetch(d, address, prefix, sizeof prefix, &whole, err);
@@ -235,17 +235,18 @@ static dsv4_status group_at(vec_direct *d, uint64_t address, const vec_header **
                             dsv4_error *err)
 {
     for (int i = 0; i < HEADERS; i++)
-        if (d->groups[i].address == address) {
+        if (d->group_address[i] == address) {
             *out = &d->groups[i];
             return DSV4_OK;
         }
-    vec_header *h = &d->groups[d->turn];
-    d->turn = (d->turn + 1) % HEADERS;
+    unsigned turn = d->turn;
+    vec_header *h = &d->groups[turn];
+    d->turn = (turn + 1) % HEADERS;
+    d->group_address[turn] = VEC_NO_ADDRESS;
     dsv4_status status = header_load(d, address, h, err);
-    if (status != DSV4_OK) {
-        h->address = VEC_NO_ADDRESS;
+    if (status != DSV4_OK)
         return status;
-    }
+    d->group_address[turn] = address;
     h->group = h->known && vec_header_is_group(h);
     *out = h;
     return DSV4_OK;
@@ -424,6 +425,8 @@ static dsv4_status read_values(vec_direct *d, const vec_stored *from, const char
 dsv4_status vec_direct_read(vec_direct *d, const vec_stored *from, const char *path, int64_t first,
                             int64_t count, void *dst, dsv4_error *err)
 {
+    if (count == 0)
+        return DSV4_OK;
     if (from->inside != NULL) { /* in native order since it was found */
         memcpy(dst, from->inside + first * VALUE, (size_t)count * VALUE);
         return DSV4_OK;
@@ -529,7 +532,7 @@ dsv4_status vec_direct_new(const vec_file *f, vec_direct **out, dsv4_error *err)
         d->block_number[i] = VEC_NO_ADDRESS;
     d->kept_address = VEC_NO_ADDRESS;
     for (int i = 0; i < HEADERS; i++)
-        d->groups[i].address = VEC_NO_ADDRESS;
+        d->group_address[i] = VEC_NO_ADDRESS;
     *out = d;
     return DSV4_OK;
 }

@@ -42,7 +42,6 @@ bool vec_header_prefix(const uint8_t *bytes, size_t n, vec_header_form *out);
 
 /* The messages of an object, all its blocks put together, checksums checked. */
 typedef struct {
-    uint64_t address;
     bool known; /* else of another kind, or damaged */
     bool group; /* with every link in it */
     uint8_t *bytes;

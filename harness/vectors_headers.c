@@ -299,13 +299,18 @@ static bool filters_parse(const vec_message *m, vec_stored *out)
 static bool stored_whole(vec_stored *out, bool filters)
 {
     uint64_t elements = 1;
+    bool empty = false;
     for (int i = 0; i < out->info.axes; i++) {
-        if (out->info.dims[i] < 1 || out->info.dims[i] > (uint64_t)VEC_MAX_ELEMENTS / elements)
+        uint64_t n = out->info.dims[i];
+        out->info.shape[i] = (int64_t)n;
+        empty = empty || n == 0;
+        if (n > (uint64_t)VEC_MAX_ELEMENTS / elements)
             return false;
-        elements *= out->info.dims[i];
-        out->info.shape[i] = (int64_t)out->info.dims[i];
+        elements *= n > 0 ? n : 1;
     }
-    out->info.elements = (int64_t)elements;
+    out->info.elements = empty ? 0 : (int64_t)elements;
+    if (empty) /* nothing is stored, wherever that may be */
+        return !filters && out->chunk_axes == 0;
     if (out->chunk_axes == 0) /* values as they are */
         return !filters && out->bytes == 4 * elements &&
                (out->inside != NULL || out->address != VEC_NO_ADDRESS);
