@@ -1,11 +1,13 @@
 /* fuzz_vectors.c - vector files of any structure. The HDF5 library itself does not survive
  * arbitrary damage to its own metadata, so the bytes drive a builder: each file is valid HDF5 with
- * arbitrary groups, types, ranks, extents, attributes and values, which is where our reader's own
- * checks have to hold. */
+ * arbitrary groups, types, ranks, extents, layouts, chunks, attributes and values, which is where
+ * our reader's own checks have to hold. What it reads without the library gets the bytes as they
+ * are: as the messages of an object's header, and as a chunk behind the filters. */
 #include <hdf5.h>
 #include <string.h>
 
 #include "fuzz.h"
+#include "harness/vectors_direct.h"
 
 typedef struct {
     const uint8_t *p;
@@ -44,6 +46,26 @@ static void put_attribute(hid_t at, const char *name, stream *s)
     H5Sclose(space);
 }
 
+/* How a dataset of these extents is stored. *chunk = bytes of the stream that are its one chunk. */
+static hid_t storage(stream *s, int rank, const hsize_t *dims, size_t n, size_t *chunk)
+{
+    hid_t list = H5Pcreate(H5P_DATASET_CREATE);
+    unsigned how = rank > 0 && n > 0 ? next(s, 6) : 0;
+    *chunk = 0;
+    if (how == 1)
+        H5Pset_layout(list, H5D_COMPACT);
+    if (how < 2)
+        return list;
+    H5Pset_chunk(list, rank, dims);
+    if (how == 3 || how == 5)
+        H5Pset_shuffle(list);
+    if (how >= 4)
+        H5Pset_deflate(list, 1);
+    if (how >= 4 && next(s, 2) == 0)
+        *chunk = 1 + next(s, 40);
+    return list;
+}
+
 static void put_dataset(hid_t at, const char *name, stream *s)
 {
     hsize_t dims[5];
@@ -57,8 +79,17 @@ static void put_dataset(hid_t at, const char *name, stream *s)
         values[i] = (int32_t)next(s, 256) - 2;
     hid_t space = H5Screate_simple(rank, dims, NULL);
     hid_t type = integers ? H5T_STD_I32LE : H5T_IEEE_F32LE;
-    hid_t d = H5Dcreate2(at, name, type, space, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT);
-    if (d >= 0)
+    size_t chunk;
+    hid_t list = storage(s, rank, dims, n, &chunk);
+    hid_t d = H5Dcreate2(at, name, type, space, H5P_DEFAULT, list, H5P_DEFAULT);
+    H5Pclose(list);
+    if (d >= 0 && chunk > 0) {
+        static const hsize_t first[5];
+        uint8_t bytes[64] = {0x78, 0x9c};
+        for (size_t i = 2; i < chunk; i++)
+            bytes[i] = (uint8_t)next(s, 256);
+        H5Dwrite_chunk(d, H5P_DEFAULT, next(s, 16) == 0, first, chunk, bytes);
+    } else if (d >= 0)
         H5Dwrite(d, integers ? H5T_NATIVE_INT32 : H5T_NATIVE_FLOAT, H5S_ALL, H5S_ALL, H5P_DEFAULT,
                  values);
     H5Dclose(d);
@@ -74,7 +105,14 @@ static void build(const char *path, stream *s)
                                            "streams_steps", "logits_steps", "final_norm", "other"};
     static const char *const layer_taps[] = {
         "streams", "q", "compressed_kv", "indexer_scores", "indexer_topk", "router_experts", "kv"};
-    hid_t file = H5Fcreate(path, H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT);
+    hid_t access = H5Pcreate(H5P_FILE_ACCESS), root = H5Pcreate(H5P_FILE_CREATE);
+    if (next(s, 4) != 0) { /* headers of version 2, links in them */
+        H5Pset_libver_bounds(access, H5F_LIBVER_LATEST, H5F_LIBVER_LATEST);
+        H5Pset_link_phase_change(root, 40, 0);
+    }
+    hid_t file = H5Fcreate(path, H5F_ACC_TRUNC, root, access);
+    H5Pclose(access);
+    H5Pclose(root);
     for (int i = 0; i < 4; i++)
         if (next(s, 8) != 0)
             put_attribute(file, attributes[i], s);
@@ -103,8 +141,48 @@ static void build(const char *path, stream *s)
     H5Fclose(file);
 }
 
+static void see_link(void *ctx, const char *name, size_t n, uint64_t address)
+{
+    uint64_t *sum = ctx;
+    *sum += address;
+    for (size_t i = 0; i < n; i++)
+        *sum += (unsigned char)name[i];
+}
+
+/* The bytes as messages of a header, as far as they are whole. */
+static void parse(const uint8_t *data, size_t size)
+{
+    vec_header_form form;
+    vec_header_prefix(data, size, &form);
+    for (size_t head = 4; head <= 6; head += 2) {
+        const uint8_t *p = data, *end = data + size;
+        vec_message m;
+        uint64_t a = 0, b = 0;
+        size_t whole = 0;
+        while (vec_next_message(&p, end, head, &m) && m.whole) {
+            whole = (size_t)(p - data);
+            vec_message_continues(&m, &a, &b);
+        }
+        /* A copy of the exact size: what reads beyond it is found. */
+        vec_header h = {.known = true, .size = whole, .message_head = head};
+        h.bytes = malloc(whole + 1);
+        memcpy(h.bytes, data, whole);
+        h.bytes = realloc(h.bytes, whole > 0 ? whole : 1);
+        vec_stored stored;
+        if (vec_header_dataset(&h, &stored) && stored.inside != NULL)
+            for (uint64_t i = 0; i < stored.bytes; i++)
+                a += stored.inside[i];
+        if (vec_header_is_group(&h)) {
+            vec_header_link(&h, "q", 1, &b);
+            vec_header_links(&h, see_link, &a);
+        }
+        free(h.bytes);
+    }
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
+    parse(data, size);
     static bool quiet;
     char path[256];
     stream s = {data, size};
