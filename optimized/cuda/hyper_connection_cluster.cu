@@ -375,7 +375,7 @@ static int clusters()
         launch.attrs = &how;
         launch.numAttrs = 1;
         int most = 0;
-        bool can = cu_built_for() >= 900 &&
+        bool can = cu_built_for() >= 900 && sizeof(enter_room) <= cu_most_shared() &&
                    cudaFuncSetAttribute(hc_enter, cudaFuncAttributeNonPortableClusterSizeAllowed,
                                         1) == cudaSuccess &&
                    cudaFuncSetAttribute(hc_enter, cudaFuncAttributeMaxDynamicSharedMemorySize,
