@@ -46,7 +46,11 @@ static void put_attribute(hid_t at, const char *name, stream *s)
     H5Sclose(space);
 }
 
-/* How a dataset of these extents is stored. *chunk = bytes of the stream that are its one chunk. */
+static bool newest; /* the file is of the kind that our reader reads itself */
+
+/* How a dataset of these extents is stored. *chunk = bytes of the stream that are its one chunk:
+ * where the library reads it, a chunk that inflates to too little makes it read beyond its memory
+ * (1.10.8), which is not what is tried here. */
 static hid_t storage(stream *s, int rank, const hsize_t *dims, size_t n, size_t *chunk)
 {
     hid_t list = H5Pcreate(H5P_DATASET_CREATE);
@@ -61,7 +65,7 @@ static hid_t storage(stream *s, int rank, const hsize_t *dims, size_t n, size_t 
         H5Pset_shuffle(list);
     if (how >= 4)
         H5Pset_deflate(list, 1);
-    if (how >= 4 && next(s, 2) == 0)
+    if (how >= 4 && newest && next(s, 2) == 0)
         *chunk = 1 + next(s, 40);
     return list;
 }
@@ -88,7 +92,7 @@ static void put_dataset(hid_t at, const char *name, stream *s)
         uint8_t bytes[64] = {0x78, 0x9c};
         for (size_t i = 2; i < chunk; i++)
             bytes[i] = (uint8_t)next(s, 256);
-        H5Dwrite_chunk(d, H5P_DEFAULT, next(s, 16) == 0, first, chunk, bytes);
+        H5Dwrite_chunk(d, H5P_DEFAULT, 0, first, chunk, bytes);
     } else if (d >= 0)
         H5Dwrite(d, integers ? H5T_NATIVE_INT32 : H5T_NATIVE_FLOAT, H5S_ALL, H5S_ALL, H5P_DEFAULT,
                  values);
@@ -106,9 +110,12 @@ static void build(const char *path, stream *s)
     static const char *const layer_taps[] = {
         "streams", "q", "compressed_kv", "indexer_scores", "indexer_topk", "router_experts", "kv"};
     hid_t access = H5Pcreate(H5P_FILE_ACCESS), root = H5Pcreate(H5P_FILE_CREATE);
-    if (next(s, 4) != 0) { /* headers of version 2, links in them */
+    hid_t group = H5Pcreate(H5P_GROUP_CREATE);
+    newest = next(s, 4) != 0;
+    if (newest) { /* headers of version 2, links in them */
         H5Pset_libver_bounds(access, H5F_LIBVER_LATEST, H5F_LIBVER_LATEST);
         H5Pset_link_phase_change(root, 40, 0);
+        H5Pset_link_phase_change(group, 40, 0);
     }
     hid_t file = H5Fcreate(path, H5F_ACC_TRUNC, root, access);
     H5Pclose(access);
@@ -116,20 +123,20 @@ static void build(const char *path, stream *s)
     for (int i = 0; i < 4; i++)
         if (next(s, 8) != 0)
             put_attribute(file, attributes[i], s);
-    hid_t cases = H5Gcreate2(file, "cases", H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT);
+    hid_t cases = H5Gcreate2(file, "cases", H5P_DEFAULT, group, H5P_DEFAULT);
     for (unsigned k = 0, n = 1 + next(s, 3); k < n; k++) {
         char name[16];
         snprintf(name, sizeof name, "case%u", k);
-        hid_t c = H5Gcreate2(cases, name, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT);
+        hid_t c = H5Gcreate2(cases, name, H5P_DEFAULT, group, H5P_DEFAULT);
         for (int i = 0; i < 3; i++)
             if (next(s, 6) != 0)
                 put_attribute(c, case_attributes[i], s);
         for (int i = 0; i < 8; i++)
             if (next(s, 2) != 0)
                 put_dataset(c, datasets[i], s);
-        hid_t layers = H5Gcreate2(c, "layers", H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT);
+        hid_t layers = H5Gcreate2(c, "layers", H5P_DEFAULT, group, H5P_DEFAULT);
         hid_t layer =
-            H5Gcreate2(layers, next(s, 4) == 0 ? "x" : "0", H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT);
+            H5Gcreate2(layers, next(s, 4) == 0 ? "x" : "0", H5P_DEFAULT, group, H5P_DEFAULT);
         for (int i = 0; i < 7; i++)
             if (next(s, 2) != 0)
                 put_dataset(layer, layer_taps[i], s);
@@ -138,6 +145,7 @@ static void build(const char *path, stream *s)
         H5Gclose(c);
     }
     H5Gclose(cases);
+    H5Pclose(group);
     H5Fclose(file);
 }
 
