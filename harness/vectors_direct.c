@@ -139,7 +139,8 @@ static dsv4_status view(vec_direct *d, uint64_t at, size_t n, buffer *room, cons
         return DSV4_OK;
     if (n > 0 && at / BLOCK == (at + n - 1) / BLOCK) {
         dsv4_status status = block_at(d, at / BLOCK, out, err);
-        *out += at % BLOCK;
+        if (status == DSV4_OK)
+            *out += at % BLOCK;
         return status;
     }
     dsv4_status status = buffer_hold(room, n, err);
