@@ -409,6 +409,8 @@ dsv4_status judge_finish(judge *j, results *out, dsv4_error *err);
 void judge_free(judge *j);
 /* Ties and flips met so far: after one, cases that share a run can no longer be compared. */
 int64_t judge_events(const judge *j);
+/* Reads the case's golden rows into memory, unless that is done; adds their bytes to *loaded. */
+dsv4_status judge_load(judge *j, int64_t *loaded, dsv4_error *err);
 /* Forgets golden rows that are in memory; what asks for one again has it read again. */
 void judge_rest(judge *j);
 

@@ -52,7 +52,8 @@ static const char *shape_text(char *text, size_t size, int ndim, const int64_t *
 slot *judge_open(judge *j, dsv4_tap_id id, int layer)
 {
     if (!j->ahead && !j->o.dump) {
-        dsv4_status ahead = judge_read_ahead(j, &j->err);
+        int64_t loaded = 0;
+        dsv4_status ahead = judge_read_ahead(j, &loaded, &j->err);
         if (ahead != DSV4_OK)
             fail(j, ahead);
     }

@@ -8,7 +8,7 @@ bool judge_decides(const judge *j, dsv4_tap_id id)
            id == DSV4_TAP_INDEXER_Q;
 }
 
-dsv4_status judge_read_ahead(judge *j, dsv4_error *err)
+dsv4_status judge_read_ahead(judge *j, int64_t *loaded, dsv4_error *err)
 {
     dsv4_status status = DSV4_OK;
     double started = now_seconds();
@@ -20,13 +20,20 @@ dsv4_status judge_read_ahead(judge *j, dsv4_error *err)
             status = vec_tap_open(j->golden, j->c, id, l, &s->golden, err);
             s->looked_up = status == DSV4_OK;
             bool used = name_matches(j->o.taps, dsv4_tap_name(id)) || judge_decides(j, id);
-            if (s->golden != NULL && used)
+            if (s->golden != NULL && used) {
                 status = vec_tap_load(s->golden, err);
+                *loaded += s->golden->n_rows * s->golden->row_len * (int64_t)sizeof(float);
+            }
         }
     double took = now_seconds() - started;
     j->read += took;
     j->heard += j->listening ? 0 : took;
     return status == DSV4_E_MACHINE ? status : DSV4_OK;
+}
+
+dsv4_status judge_load(judge *j, int64_t *loaded, dsv4_error *err)
+{
+    return j->ahead || j->o.dump ? DSV4_OK : judge_read_ahead(j, loaded, err);
 }
 
 dsv4_status judge_look_up(judge *j, slot *s, dsv4_tap_id id, int layer)

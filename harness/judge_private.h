@@ -98,7 +98,7 @@ bool judge_decides(const judge *j, dsv4_tap_id id);
 /* Golden rows of the whole case, before the engine gets to them: read in one go they take a third
  * of the time that they take between the engine's operators, which leave nothing in the caches.
  * What is wrong with a tap is told when it is asked for; only a failing machine is told here. */
-dsv4_status judge_read_ahead(judge *j, dsv4_error *err);
+dsv4_status judge_read_ahead(judge *j, int64_t *loaded, dsv4_error *err);
 /* Looks a golden tap up, unless that is done. */
 dsv4_status judge_look_up(judge *j, slot *s, dsv4_tap_id id, int layer);
 /* The golden side of a tap, opened and checked the first time it is asked for; NULL = not in the
