@@ -19,9 +19,9 @@ enum {
     TOGETHER = 16, /* blocks */
     MANY = 16,     /* tokens of these blocks, at most */
     MIXES = 24,
+    EACH = 28, /* sums of a token: mixes, squares, and what makes it whole pieces of 16 bytes */
     ENTER_WARPS = 8,
     ENTER_STEPS = 8, /* of 16 columns, a warp */
-    AT_ONCE = 4,     /* of these, where registers are short */
     ENTER_MOST = 4096,
     LEFT_EXPERTS = 8
 };
@@ -32,11 +32,11 @@ enum {
 #define CAN_SEND 0
 #endif
 
-/* Of up to TOKENS tokens. Sums: [mix][token], then the squares. */
+/* Of up to TOKENS tokens. */
 template <int TOKENS> struct enter_room {
-    enum { SUMS = (MIXES + 1) * TOKENS };
-    float x[TOKENS][4][ENTER_MOST / TOGETHER];
-    float part[ENTER_WARPS][SUMS];
+    enum { SUMS = EACH * TOKENS };                /* [token][mix], the squares behind the mixes */
+    float x[TOKENS][4 * (ENTER_MOST / TOGETHER)]; /* [token][4][this block's columns] */
+    float part[ENTER_WARPS][SUMS], mine[SUMS];
     float from[TOGETHER][SUMS];     /* sums of each block */
     float powers[TOGETHER][TOKENS]; /* of the collapsed columns, likewise */
     float scale[TOKENS], norm_scale[TOKENS], pre[TOKENS][4], sums[ENTER_WARPS][TOKENS];
@@ -107,6 +107,46 @@ __device__ __forceinline__ void send(float *p, uint64_t *barrier, int rank, floa
         : "memory");
 }
 
+__device__ __forceinline__ void send_four(float *p, uint64_t *barrier, int rank, float4 v)
+{
+    unsigned there, told;
+    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;"
+                 : "=r"(there)
+                 : "r"(shared_at(p)), "r"(rank));
+    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;"
+                 : "=r"(told)
+                 : "r"(shared_at(barrier)), "r"(rank));
+    asm volatile(
+        "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1, %2, %3, %4}, "
+        "[%5];" ::"r"(there),
+        "r"(__float_as_uint(v.x)), "r"(__float_as_uint(v.y)), "r"(__float_as_uint(v.z)),
+        "r"(__float_as_uint(v.w)), "r"(told)
+        : "memory");
+}
+
+/* Bytes of this block's memory, which may not be written again before block `rank` has them; they
+ * were written before a barrier, each thread's behind shown(). */
+__device__ __forceinline__ void send_all(float *to, const float *from, uint64_t *barrier, int rank,
+                                         int bytes)
+{
+    unsigned there, told;
+    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;"
+                 : "=r"(there)
+                 : "r"(shared_at(to)), "r"(rank));
+    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;"
+                 : "=r"(told)
+                 : "r"(shared_at(barrier)), "r"(rank));
+    asm volatile("cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%0], "
+                 "[%1], %2, [%3];" ::"r"(there),
+                 "r"(shared_at(from)), "r"(bytes), "r"(told)
+                 : "memory");
+}
+
+__device__ __forceinline__ void shown()
+{
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
 /* What all blocks sent, in their order, `step` floats apart. */
 __device__ __forceinline__ float of_all(const float *p, int step)
 {
@@ -119,6 +159,30 @@ __device__ __forceinline__ float of_all(const float *p, int step)
         if (!MUTANT(9) || r < TOGETHER - 1) /* the last slice lost */
             sum += v[r];
     return sum;
+}
+
+/* Four sums of all warps, from the `at`th on. */
+template <int TOKENS>
+__device__ __forceinline__ float4 four_sums(const enter_room<TOKENS> &room, int at)
+{
+    float4 sum = make_float4(0, 0, 0, 0);
+#pragma unroll
+    for (int k = 0; k < ENTER_WARPS; k++) {
+        float4 v = *(const float4 *)(const void *)&room.part[k][at];
+        sum.x += v.x;
+        sum.y += v.y;
+        sum.z += v.z;
+        sum.w += v.w;
+    }
+    return sum;
+}
+
+__device__ __forceinline__ float squared(float sum, float4 v)
+{
+    sum = fmaf(v.x, v.x, sum);
+    sum = fmaf(v.y, v.y, sum);
+    sum = fmaf(v.z, v.z, sum);
+    return fmaf(v.w, v.w, sum);
 }
 
 /* A barrier of the first ENTER_WARPS warps. */
@@ -208,7 +272,7 @@ __device__ __forceinline__ void leave_columns(const enter_args &a, const enter_s
             for (int m = 0; m < 4; m++) /* comb over its first index */
                 sum = fmaf(room.comb[i][MUTANT(60) ? b * 4 + m : m * 4 + b], x[m], sum);
             sum = maybe_bf16(sum, a.bf16);
-            room.x[i][b][t] = sum;
+            room.x[i][b * own + t] = sum;
             if (live)
                 l.out[(token * 4 + b) * a.dim + column] = sum;
         }
@@ -216,31 +280,21 @@ __device__ __forceinline__ void leave_columns(const enter_args &a, const enter_s
     sync_workers();
 }
 
-/* The extra warp: post and comb of token `rank`. */
+/* The extra warp: comb of token `rank`, whose element 4 a + b is lane 4 a + b's. */
 template <int TOKENS>
-__device__ __forceinline__ void late_gates(const enter_args &a, const enter_room<TOKENS> &room,
-                                           int rank, int64_t token, bool live)
+__device__ __forceinline__ float late_gates(const enter_args &a, const enter_room<TOKENS> &room,
+                                            int rank, float factor, float base)
 {
     enum { SUMS = enter_room<TOKENS>::SUMS };
-    int lane = threadIdx.x % 32, row = lane < 16 ? 8 + lane : 4 + lane % 4;
-    const cu_gates &g = a.gates;
-    float v = of_all(&room.from[0][row * TOKENS + rank], SUMS);
-    float scale = root_scale(of_all(&room.from[0][MIXES * TOKENS + rank], SUMS), 4 * a.dim, a.eps);
-    v = v * scale * g.scale[lane < 16 ? 2 : 1] + g.base[row];
-    if (lane >= 16) {
-        v = 2.0f * sigmoid(v);
-        if (live && lane < 20)
-            g.post[token * 4 + lane - 16] = v;
-        return;
-    }
-    float max = fmaxf(v, __shfl_xor_sync(0xffffu, v, 1));
-    max = fmaxf(max, __shfl_xor_sync(0xffffu, max, 2));
-    float e = expf(v - max), sum = e + __shfl_xor_sync(0xffffu, e, 1);
-    sum += __shfl_xor_sync(0xffffu, sum, 2);
-    e = __fdiv_rn(e, sum) + g.eps;
-    e = sinkhorn_four(e, g.iters, g.eps);
-    if (live)
-        g.comb[token * 16 + lane] = e;
+    const float *from = &room.from[0][rank * EACH];
+    float v = of_all(from + 8 + threadIdx.x % 16, SUMS);
+    v = v * root_scale(of_all(from + MIXES, SUMS), 4 * a.dim, a.eps) * factor + base;
+    float max = fmaxf(v, __shfl_xor_sync(0xffffffffu, v, 1));
+    max = fmaxf(max, __shfl_xor_sync(0xffffffffu, max, 2));
+    float e = expf(v - max), sum = e + __shfl_xor_sync(0xffffffffu, e, 1);
+    sum += __shfl_xor_sync(0xffffffffu, sum, 2);
+    e = __fdiv_rn(e, sum) + a.gates.eps;
+    return threadIdx.x % 32 < 16 ? sinkhorn_four(e, a.gates.iters, a.gates.eps) : 0.0f;
 }
 #endif
 
@@ -260,7 +314,7 @@ static __global__ void __launch_bounds__((ENTER_WARPS + 1) * 32, 1)
     if (threadIdx.x == 0) {
         for (int round = 0; round < 2; round++) {
             int each = (round == 0 ? 1 : tokens) * TOGETHER * (int)sizeof(float);
-            expect(&room.sums_came[round], each * (MIXES + 1));
+            expect(&room.sums_came[round], each * EACH);
             expect(&room.powers_came[round], each);
         }
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
@@ -268,6 +322,9 @@ static __global__ void __launch_bounds__((ENTER_WARPS + 1) * 32, 1)
     __syncthreads();
     arrive_together();
     if (warp == ENTER_WARPS) {
+        bool mine = a.gated && a.gates.comb != NULL && rank < tokens;
+        float factor = mine ? __ldg(a.gates.scale + 2) : 0.0f;
+        float base = mine ? __ldg(a.gates.base + 8 + lane % 16) : 0.0f;
         wait_together();
 #pragma unroll 1
         for (int round = a.rounds.first; round < a.rounds.end; round++) {
@@ -275,9 +332,11 @@ static __global__ void __launch_bounds__((ENTER_WARPS + 1) * 32, 1)
             if (live)
                 wait_for_previous();
             await(&room.sums_came[round]);
-            if (a.gated && a.gates.comb != NULL && rank < tokens)
-                late_gates(a, room, rank, token0 + rank, live);
-            __syncwarp();
+            if (!mine)
+                continue;
+            float comb = late_gates(a, room, rank, factor, base);
+            if (live && lane < 16)
+                a.gates.comb[(token0 + rank) * 16 + lane] = comb;
         }
         return;
     }
@@ -296,7 +355,17 @@ static __global__ void __launch_bounds__((ENTER_WARPS + 1) * 32, 1)
     }
     float weight =
         a.y != NULL && (int)threadIdx.x < own ? __ldg(a.norm + rank * own + threadIdx.x) : 0.0f;
+    /* Rows 0 .. 3 of the mixes are pre, the next four post. */
+    bool both = a.gated && a.gates.post != NULL;
+    int gate = both ? lane % 8 : lane % 4;
+    float factor = a.gated ? __ldg(a.gates.scale + gate / 4) : 0.0f;
+    float base = a.gated ? __ldg(a.gates.base + gate) : 0.0f;
+    auto open = [&](float v) {
+        v = sigmoid(v * factor + base);
+        return gate < 4 ? v + a.gates.eps : 2.0f * v;
+    };
     bool left = a.left.out != NULL;
+    int stream = (int)threadIdx.x / fours, column = (int)threadIdx.x % fours * 4;
     wait_together();
 #pragma unroll 1
     for (int round = a.rounds.first; round < a.rounds.end; round++) {
@@ -308,50 +377,42 @@ static __global__ void __launch_bounds__((ENTER_WARPS + 1) * 32, 1)
         int64_t first = live ? token0 : 0;
         if (left)
             leave_columns(a, source, room, rank, first, count, live);
-        /* Lane g brings the columns of tokens g and g + 8. */
-        for (int i = g; i - g < count; i += 8) {
+        else {
+#pragma unroll 4
+            for (int i = 0; i < count; i++)
+                if (stream < 4)
+                    *(float4 *)(void *)&room.x[i][4 * threadIdx.x] =
+                        __ldcg((const float4 *)(const void *)(source.streams +
+                                                              ((first + i) * 4 + stream) * a.dim +
+                                                              rank * own + column));
+            sync_workers();
+        }
+        /* Squares: of many tokens lane g's are those of tokens g and g + 8, of one it is with the
+         * mixes. */
+        for (int i = g; TOKENS > 1 && i - g < count; i += 8) {
             float squares = 0;
-#pragma unroll 1
-            for (int k0 = 0; k0 < ENTER_STEPS; k0 += AT_ONCE) {
-                float4 x[AT_ONCE];
 #pragma unroll
-                for (int k = 0; k < AT_ONCE; k++) {
-                    int u = (warp * ENTER_STEPS + k0 + k) * 4 + t;
-                    const float *from =
-                        source.streams + ((first + i) * 4 + u / fours) * a.dim + rank * own;
-                    if (u >= 4 * fours || i >= count)
-                        x[k] = zero;
-                    else if (left)
-                        x[k] = *(const float4 *)(const void *)&room.x[i][u / fours][u % fours * 4];
-                    else
-                        x[k] = __ldcg((const float4 *)(const void *)(from + u % fours * 4));
-                }
-#pragma unroll
-                for (int k = 0; k < AT_ONCE; k++) {
-                    int u = (warp * ENTER_STEPS + k0 + k) * 4 + t;
-                    if (u < 4 * fours && i < count && !left)
-                        *(float4 *)(void *)&room.x[i][u / fours][u % fours * 4] = x[k];
-                    squares = fmaf(x[k].x, x[k].x, squares);
-                    squares = fmaf(x[k].y, x[k].y, squares);
-                    squares = fmaf(x[k].z, x[k].z, squares);
-                    squares = fmaf(x[k].w, x[k].w, squares);
-                }
+            for (int k = 0; k < ENTER_STEPS; k++) {
+                int u = (warp * ENTER_STEPS + k) * 4 + t;
+                float4 y = zero;
+                if (u < 4 * fours && i < count)
+                    y = *(const float4 *)(const void *)&room.x[i][4 * u];
+                squares = squared(squares, y);
             }
             squares += __shfl_xor_sync(0xffffffffu, squares, 1);
             squares += __shfl_xor_sync(0xffffffffu, squares, 2);
             if (t == 0 && i < count)
-                room.part[warp][MIXES * TOKENS + i] = squares;
+                room.part[warp][i * EACH + MIXES] = squares;
         }
-        __syncwarp();
 #pragma unroll(TOKENS > 1 ? 2 : 1)
         for (int token = 0; token < count; token++) {
-            float sum[3] = {};
+            float sum[3] = {}, squares = 0;
 #pragma unroll
             for (int k = 0; k < ENTER_STEPS; k++) {
                 int u = (warp * ENTER_STEPS + k) * 4 + t;
                 float4 y = zero;
                 if (u < 4 * fours)
-                    y = *(const float4 *)(const void *)&room.x[token][u / fours][u % fours * 4];
+                    y = *(const float4 *)(const void *)&room.x[token][4 * u];
 #pragma unroll
                 for (int m = 0; m < 3; m++) {
                     sum[m] = fmaf(w[k][m].x, y.x, sum[m]);
@@ -359,32 +420,39 @@ static __global__ void __launch_bounds__((ENTER_WARPS + 1) * 32, 1)
                     sum[m] = fmaf(w[k][m].z, y.z, sum[m]);
                     sum[m] = fmaf(w[k][m].w, y.w, sum[m]);
                 }
+                if (TOKENS == 1)
+                    squares = squared(squares, y);
             }
 #pragma unroll
             for (int m = 0; m < 3; m++) {
                 sum[m] += __shfl_xor_sync(0xffffffffu, sum[m], 1);
                 sum[m] += __shfl_xor_sync(0xffffffffu, sum[m], 2);
                 if (t == 0)
-                    room.part[warp][(g + 8 * m) * TOKENS + token] = sum[m];
+                    room.part[warp][token * EACH + g + 8 * m] = sum[m];
+            }
+            if (TOKENS == 1) {
+                squares += __shfl_xor_sync(0xffffffffu, squares, 1);
+                squares += __shfl_xor_sync(0xffffffffu, squares, 2);
+                if (lane == 0)
+                    room.part[warp][MIXES] = squares;
             }
         }
         sync_workers();
         if (MUTANT(44) && rank == 5) /* others do not wait for a late block */
             __nanosleep(50000);
-            /* A thread a sum and four of the blocks. */
-#pragma unroll 1
-        for (int at = threadIdx.x; at < 4 * SUMS; at += WORKERS) {
-            int which = at / 4;
-            if (which % TOKENS >= count)
-                continue;
-            float sum = 0;
-#pragma unroll
-            for (int k = 0; k < ENTER_WARPS; k++)
-                sum += room.part[k][which];
-#pragma unroll
-            for (int r = 0; r < TOGETHER / 4; r++)
-                send(&room.from[rank][which], &room.sums_came[round], at % 4 * (TOGETHER / 4) + r,
-                     sum);
+        if (TOKENS == 1) { /* a thread four sums and a block */
+            int four = (int)threadIdx.x / TOGETHER * 4;
+            if (four < EACH)
+                send_four(&room.from[rank][four], &room.sums_came[round], threadIdx.x % TOGETHER,
+                          four_sums(room, four));
+        } else {
+            for (int at = threadIdx.x * 4; at < count * EACH; at += WORKERS * 4)
+                *(float4 *)(void *)&room.mine[at] = four_sums(room, at);
+            shown();
+            sync_workers();
+            if (threadIdx.x < TOGETHER)
+                send_all(room.from[rank], room.mine, &room.sums_came[round], threadIdx.x,
+                         count * EACH * (int)sizeof(float));
         }
         if (!MUTANT(44))
             await(&room.sums_came[round]);
@@ -392,83 +460,79 @@ static __global__ void __launch_bounds__((ENTER_WARPS + 1) * 32, 1)
         if (TOKENS == 1) { /* every warp for itself */
             scale = root_scale(of_all(&room.from[0][MIXES], SUMS), 4 * a.dim, a.eps);
             if (a.gated) {
-                pre = of_all(&room.from[0][lane % 4], SUMS) * scale;
-                pre = sigmoid(pre * a.gates.scale[0] + a.gates.base[lane % 4]) + a.gates.eps;
+                pre = open(of_all(&room.from[0][gate], SUMS) * scale);
                 if (live && rank == 0 && threadIdx.x < 4)
                     a.gates.pre[first * 4 + threadIdx.x] = pre;
+                else if (live && rank == 0 && both && threadIdx.x < 8)
+                    a.gates.post[first * 4 + threadIdx.x - 4] = pre;
             }
         } else {
             if ((int)threadIdx.x < count)
                 room.scale[threadIdx.x] = root_scale(
-                    of_all(&room.from[0][MIXES * TOKENS + threadIdx.x], SUMS), 4 * a.dim, a.eps);
+                    of_all(&room.from[0][threadIdx.x * EACH + MIXES], SUMS), 4 * a.dim, a.eps);
             sync_workers();
-            for (int at = threadIdx.x; a.gated && at < 4 * TOKENS; at += WORKERS) {
-                int row = at / TOKENS, token = at % TOKENS;
-                if (token >= count)
-                    continue;
-                float v = of_all(&room.from[0][at], SUMS) * room.scale[token];
-                v = sigmoid(v * a.gates.scale[0] + a.gates.base[row]) + a.gates.eps;
-                room.pre[token][row] = v;
-                if (rank == 0)
-                    a.gates.pre[(token0 + token) * 4 + row] = v;
+            for (int token = threadIdx.x / 8; a.gated && token < count; token += WORKERS / 8) {
+                float v =
+                    open(of_all(&room.from[0][token * EACH + gate], SUMS) * room.scale[token]);
+                if (lane % 8 < 4)
+                    room.pre[token][gate] = v;
+                if (rank == 0 && lane % 8 < 4)
+                    a.gates.pre[(token0 + token) * 4 + gate] = v;
+                else if (rank == 0 && both)
+                    a.gates.post[(token0 + token) * 4 + gate - 4] = v;
             }
             sync_workers();
         }
-        if (a.x != NULL || !live) {
-            int64_t at = first * a.dim + rank * own + threadIdx.x;
-            bool mine = (int)threadIdx.x < own;
+        bool collapses = a.x != NULL, mine = (int)threadIdx.x < own;
+        int64_t at = first * a.dim + rank * own + threadIdx.x;
 #pragma unroll(TOKENS > 1 ? 2 : 1)
-            for (int i = 0; i < count; i++) {
-                float c = 0;
+        for (int i = 0; i < count; i++) {
+            float c = 0;
 #pragma unroll
-                for (int j = 0; j < 4; j++) {
-                    float gate = TOKENS == 1 ? __shfl_sync(0xffffffffu, pre, j) : room.pre[i][j];
-                    c = mine ? fmaf(gate, room.x[i][j][threadIdx.x], c) : 0.0f;
-                }
-                c = maybe_bf16(c, a.bf16);
-                room.x[i][0][threadIdx.x] = c; /* whose column it was */
-                if (live && mine)
-                    a.x[at + i * a.dim] = c;
-                float power = warp_sum(c * c);
-                if (lane == 0)
-                    room.sums[warp][i] = power;
+            for (int j = 0; j < 4; j++) {
+                float f = TOKENS == 1 ? __shfl_sync(0xffffffffu, pre, j) : room.pre[i][j];
+                c = mine ? fmaf(f, room.x[i][j * own + threadIdx.x], c) : 0.0f;
             }
-            if (a.y != NULL || !live) {
-                sync_workers();
-                for (int u = threadIdx.x; u < TOGETHER * TOKENS; u += WORKERS) {
-                    int i = u % TOKENS;
-                    float power = 0;
-                    if (i >= count)
-                        continue;
-#pragma unroll
-                    for (int k = 0; k < ENTER_WARPS; k++)
-                        power += room.sums[k][i];
-                    send(&room.powers[rank][i], &room.powers_came[round], u / TOKENS, power);
-                }
-                await(&room.powers_came[round]);
-                if (TOKENS > 1) {
-                    if ((int)threadIdx.x < count)
-                        room.norm_scale[threadIdx.x] =
-                            root_scale(of_all(&room.powers[0][threadIdx.x], TOKENS), a.dim, a.eps);
-                    sync_workers();
-                }
-#pragma unroll(TOKENS > 1 ? 2 : 1)
-                for (int i = 0; i < count; i++) {
-                    float last = TOKENS > 1
-                                     ? room.norm_scale[i]
-                                     : root_scale(of_all(&room.powers[0][0], 1), a.dim, a.eps);
-                    if (live && mine)
-                        a.y[at + i * a.dim] =
-                            maybe_bf16(weight * (room.x[i][0][threadIdx.x] * last), a.bf16);
-                }
-            }
+            c = maybe_bf16(c, a.bf16);
+            if (mine)
+                room.x[i][threadIdx.x] = c; /* whose column it was */
+            if (live && mine && collapses)
+                a.x[at + i * a.dim] = c;
+            float power = warp_sum(c * c);
+            if (lane == 0)
+                room.sums[warp][i] = power;
         }
-        for (int at = threadIdx.x; rank == 0 && a.m != NULL && at < a.rows * TOKENS;
-             at += WORKERS) {
-            int token = at % TOKENS;
-            float v = of_all(&room.from[0][at], SUMS) * (TOKENS > 1 ? room.scale[token] : scale);
-            if (live && token < count)
-                a.m[(first + token) * a.rows + at / TOKENS] = v;
+        sync_workers();
+        for (int u = threadIdx.x; u < TOGETHER * TOKENS; u += WORKERS) {
+            int i = u % TOKENS;
+            float power = 0;
+            if (i >= count)
+                continue;
+#pragma unroll
+            for (int k = 0; k < ENTER_WARPS; k++)
+                power += room.sums[k][i];
+            send(&room.powers[rank][i], &room.powers_came[round], u / TOKENS, power);
+        }
+        await(&room.powers_came[round]); /* also: all have what this block sent before */
+        if (TOKENS > 1) {
+            if ((int)threadIdx.x < count)
+                room.norm_scale[threadIdx.x] =
+                    root_scale(of_all(&room.powers[0][threadIdx.x], TOKENS), a.dim, a.eps);
+            sync_workers();
+        }
+#pragma unroll(TOKENS > 1 ? 2 : 1)
+        for (int i = 0; i < count; i++) {
+            float last = TOKENS > 1 ? room.norm_scale[i]
+                                    : root_scale(of_all(&room.powers[0][0], 1), a.dim, a.eps);
+            if (live && mine && a.y != NULL)
+                a.y[at + i * a.dim] = maybe_bf16(weight * (room.x[i][threadIdx.x] * last), a.bf16);
+        }
+        for (int m = threadIdx.x; rank == 0 && a.m != NULL && m < MIXES * count; m += WORKERS) {
+            int token = m / MIXES, row = m % MIXES;
+            float v = of_all(&room.from[0][token * EACH + row], SUMS) *
+                      (TOKENS > 1 ? room.scale[token] : scale);
+            if (live && row < a.rows)
+                a.m[(first + token) * a.rows + row] = v;
         }
         if (MUTANT(44))
             await(&room.sums_came[round]);
