@@ -185,6 +185,12 @@ __device__ __forceinline__ float squared(float sum, float4 v)
     return fmaf(v.w, v.w, sum);
 }
 
+/* One copy of the code for all who ask. */
+static __device__ __noinline__ float scale_of(float sum, int dim, float eps)
+{
+    return root_scale(sum, dim, eps);
+}
+
 /* A barrier of the first ENTER_WARPS warps. */
 __device__ __forceinline__ void sync_workers()
 {
@@ -219,10 +225,11 @@ __device__ __forceinline__ void leave_columns(const enter_args &a, const enter_s
                                               int count, bool live)
 {
     const cu_left &l = a.left;
-    int t = threadIdx.x, own = (int)a.dim / TOGETHER;
+    int t = threadIdx.x, dim = (int)a.dim, own = dim / TOGETHER;
     bool routed = l.block == NULL;
-    for (int m = t; m < count * 16; m += ENTER_WARPS * 32)
-        room.comb[m / 16][m % 16] = __ldcg(from.comb + token0 * 16 + m);
+    static_assert(MANY * 16 <= ENTER_WARPS * 32, "a thread an element of comb");
+    if (t < count * 16)
+        room.comb[t / 16][t % 16] = __ldcg(from.comb + token0 * 16 + t);
     if (t < count * 4)
         room.post[t / 4][t % 4] = __ldcg(from.post + token0 * 4 + t);
     if (routed && t < count * LEFT_EXPERTS) {
@@ -240,22 +247,25 @@ __device__ __forceinline__ void leave_columns(const enter_args &a, const enter_s
     }
 #pragma unroll 1
     for (int i = 0; i < count; i++) {
-        int64_t token = token0 + i, column = rank * own + t;
+        int64_t token = token0 + i;
+        int column = rank * own + t;
         float in = 0, side = 0, x[4], v[LEFT_EXPERTS];
         if (t < own) {
+            const float *streams = from.streams + token * 4 * dim + column;
+            const float *y = from.y + token * l.k * dim + column;
 #pragma unroll
             for (int b = 0; b < 4; b++)
-                x[b] = __ldcg(from.streams + (token * 4 + b) * a.dim + column);
-            side = __ldcg(from.side + token * a.dim + column);
+                x[b] = __ldcg(streams + b * dim);
+            side = __ldcg(from.side + token * dim + column);
 #pragma unroll
             for (int s = 0; s < LEFT_EXPERTS; s++)
-                v[s] =
-                    routed && s < l.k ? __ldcg(from.y + (token * l.k + s) * a.dim + column) : 0.0f;
+                v[s] = routed && s < l.k ? __ldcg(y + s * dim) : 0.0f;
         }
         if (i == 0)
             sync_workers();
         if (t >= own)
             continue;
+        float *out = l.out + token * 4 * dim + column;
         if (routed) {
 #pragma unroll
             for (int s = 0; s < LEFT_EXPERTS; s++)
@@ -274,7 +284,7 @@ __device__ __forceinline__ void leave_columns(const enter_args &a, const enter_s
             sum = maybe_bf16(sum, a.bf16);
             room.x[i][b * own + t] = sum;
             if (live)
-                l.out[(token * 4 + b) * a.dim + column] = sum;
+                out[b * dim] = sum;
         }
     }
     sync_workers();
@@ -286,15 +296,16 @@ __device__ __forceinline__ float late_gates(const enter_args &a, const enter_roo
                                             int rank, float factor, float base)
 {
     enum { SUMS = enter_room<TOKENS>::SUMS };
-    const float *from = &room.from[0][rank * EACH];
-    float v = of_all(from + 8 + threadIdx.x % 16, SUMS);
-    v = v * root_scale(of_all(from + MIXES, SUMS), 4 * a.dim, a.eps) * factor + base;
+    /* Lanes 16 and more: the squares. */
+    int lane = threadIdx.x % 32;
+    float v = of_all(&room.from[0][rank * EACH + (lane < 16 ? 8 + lane : (int)MIXES)], SUMS);
+    v = v * scale_of(__shfl_sync(0xffffffffu, v, 16), 4 * (int)a.dim, a.eps) * factor + base;
     float max = fmaxf(v, __shfl_xor_sync(0xffffffffu, v, 1));
     max = fmaxf(max, __shfl_xor_sync(0xffffffffu, max, 2));
     float e = expf(v - max), sum = e + __shfl_xor_sync(0xffffffffu, e, 1);
     sum += __shfl_xor_sync(0xffffffffu, sum, 2);
     e = __fdiv_rn(e, sum) + a.gates.eps;
-    return threadIdx.x % 32 < 16 ? sinkhorn_four(e, a.gates.iters, a.gates.eps) : 0.0f;
+    return lane < 16 ? sinkhorn_four(e, a.gates.iters, a.gates.eps) : 0.0f;
 }
 #endif
 
@@ -458,9 +469,10 @@ static __global__ void __launch_bounds__((ENTER_WARPS + 1) * 32, 1)
             await(&room.sums_came[round]);
         float scale = 0, pre = 0;
         if (TOKENS == 1) { /* every warp for itself */
-            scale = root_scale(of_all(&room.from[0][MIXES], SUMS), 4 * a.dim, a.eps);
+            pre = of_all(&room.from[0][lane < 8 ? gate : (int)MIXES], SUMS);
+            scale = scale_of(__shfl_sync(0xffffffffu, pre, 8), 4 * (int)a.dim, a.eps);
             if (a.gated) {
-                pre = open(of_all(&room.from[0][gate], SUMS) * scale);
+                pre = open(pre * scale);
                 if (live && rank == 0 && threadIdx.x < 4)
                     a.gates.pre[first * 4 + threadIdx.x] = pre;
                 else if (live && rank == 0 && both && threadIdx.x < 8)
@@ -468,8 +480,8 @@ static __global__ void __launch_bounds__((ENTER_WARPS + 1) * 32, 1)
             }
         } else {
             if ((int)threadIdx.x < count)
-                room.scale[threadIdx.x] = root_scale(
-                    of_all(&room.from[0][threadIdx.x * EACH + MIXES], SUMS), 4 * a.dim, a.eps);
+                room.scale[threadIdx.x] = scale_of(
+                    of_all(&room.from[0][threadIdx.x * EACH + MIXES], SUMS), 4 * (int)a.dim, a.eps);
             sync_workers();
             for (int token = threadIdx.x / 8; a.gated && token < count; token += WORKERS / 8) {
                 float v =
@@ -503,27 +515,25 @@ static __global__ void __launch_bounds__((ENTER_WARPS + 1) * 32, 1)
                 room.sums[warp][i] = power;
         }
         sync_workers();
-        for (int u = threadIdx.x; u < TOGETHER * TOKENS; u += WORKERS) {
-            int i = u % TOKENS;
+        if ((int)threadIdx.x < TOGETHER * TOKENS && (int)threadIdx.x % TOKENS < count) {
+            int i = threadIdx.x % TOKENS;
             float power = 0;
-            if (i >= count)
-                continue;
 #pragma unroll
             for (int k = 0; k < ENTER_WARPS; k++)
                 power += room.sums[k][i];
-            send(&room.powers[rank][i], &room.powers_came[round], u / TOKENS, power);
+            send(&room.powers[rank][i], &room.powers_came[round], threadIdx.x / TOKENS, power);
         }
         await(&room.powers_came[round]); /* also: all have what this block sent before */
         if (TOKENS > 1) {
             if ((int)threadIdx.x < count)
                 room.norm_scale[threadIdx.x] =
-                    root_scale(of_all(&room.powers[0][threadIdx.x], TOKENS), a.dim, a.eps);
+                    scale_of(of_all(&room.powers[0][threadIdx.x], TOKENS), (int)a.dim, a.eps);
             sync_workers();
         }
 #pragma unroll(TOKENS > 1 ? 2 : 1)
         for (int i = 0; i < count; i++) {
             float last = TOKENS > 1 ? room.norm_scale[i]
-                                    : root_scale(of_all(&room.powers[0][0], 1), a.dim, a.eps);
+                                    : scale_of(of_all(&room.powers[0][0], 1), (int)a.dim, a.eps);
             if (live && mine && a.y != NULL)
                 a.y[at + i * a.dim] = maybe_bf16(weight * (room.x[i][threadIdx.x] * last), a.bf16);
         }
