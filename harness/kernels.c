@@ -378,6 +378,27 @@ void kernel_quartiles(double *samples, int n, double out[3])
 
 /* ---- the child and its parent --------------------------------------------------------------- */
 
+static bool composition_begin(void *ctx, const char *name)
+{
+    return case_begin(ctx, false, "%s", name);
+}
+
+static void composition_end(void *ctx, const char *wrong)
+{
+    if (wrong != NULL)
+        case_fail(ctx, "%s", wrong);
+    case_end(ctx);
+}
+
+static void composition_cases(kernel_run *k)
+{
+    dsv4_composition_cases cases = {k, composition_begin, composition_end};
+    dsv4_error err = {""};
+    int which = k->composition - 1;
+    if (dsv4_cuda_check_composition(which, k->seed, &cases, &err) != DSV4_OK)
+        failure_line(k, dsv4_cuda_composition(which), err.text);
+}
+
 static void child(kernel_run *k, int op)
 {
     report *r = k->shared;
@@ -391,6 +412,8 @@ static void child(kernel_run *k, int op)
         r->run = i;
         if (k->dot != NULL)
             kernel_cases_dot(k);
+        else if (k->composition > 0)
+            composition_cases(k);
         else if (!kernel_cases(k, op))
             r->unknown = true;
     }
@@ -436,11 +459,12 @@ static const char *block_of(const char *name)
 {
     static const struct {
         const char *start, *block;
-    } blocks[] = {{"embed", "embed"},   {"rms", "norm"},        {"head_norm", "norm"},
-                  {"rope", "rope"},     {"hc_", "mhc"},         {"compressor", "compressor"},
-                  {"index", "indexer"}, {"topk", "indexer"},    {"attention", "attention"},
-                  {"router", "router"}, {"swiglu", "experts"},  {"experts", "experts"},
-                  {"add", "experts"},   {"hadamard", "indexer"}};
+    } blocks[] = {{"embed", "embed"},       {"rms", "norm"},         {"head_norm", "norm"},
+                  {"rope", "rope"},         {"hc_", "mhc"},          {"compressor", "compressor"},
+                  {"index", "indexer"},     {"topk", "indexer"},     {"attention", "attention"},
+                  {"router", "router"},     {"swiglu", "experts"},   {"experts", "experts"},
+                  {"add", "experts"},       {"hadamard", "indexer"}, {"rows", "attention"},
+                  {"queries", "attention"}, {"leave", "mhc"}};
     for (size_t i = 0; i < sizeof blocks / sizeof *blocks; i++)
         if (strncmp(name, blocks[i].start, strlen(blocks[i].start)) == 0)
             return blocks[i].block;
@@ -557,6 +581,13 @@ bool kernels_check_dot(const dsv4_dot_kernel *kernel, const kernels_options *o,
     return run(&k, kernel->name, -1, totals);
 }
 
+/* One of dsv4_cuda_composition, against its operators. */
+static bool check_composition(int which, const kernels_options *o, kernels_totals *totals)
+{
+    kernel_run k = {.options = o, .label = "cuda", .composition = which + 1, .seed = o->seed};
+    return run(&k, dsv4_cuda_composition(which), -1, totals);
+}
+
 /* Walks what this machine runs: operators that a level changed, then dot products. */
 static size_t walk(const kernels_options *o, kernels_totals *totals)
 {
@@ -569,6 +600,9 @@ static size_t walk(const kernels_options *o, kernels_totals *totals)
         for (int op = 0; cuda != NULL && op < dsv4_operator_count(); op++, n++)
             if (totals != NULL)
                 kernels_check("cuda", ref, cuda, op, o, totals);
+        for (int c = 0; !o->bench && dsv4_cuda_composition(c) != NULL; c++, n++)
+            if (totals != NULL)
+                check_composition(c, o, totals);
         return n;
     }
     for (int l = 0; l < DSV4_CPU_LEVEL_COUNT; l++) {

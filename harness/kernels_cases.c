@@ -193,17 +193,26 @@ static const dsv4_type types[] = {
     DSV4_IQ2_XXS, DSV4_IQ1_S, DSV4_MXFP4, DSV4_Q4_0,   DSV4_Q4_1,   DSV4_Q5_0, DSV4_Q5_1, DSV4_Q3_K,
     DSV4_Q5_K,    DSV4_Q6_K,  DSV4_IQ3_S, DSV4_IQ4_NL, DSV4_IQ4_XS, DSV4_MLX4, DSV4_MLX8};
 
-/* mag[i][r] = sum |W[r][c] x[i][c]| */
+/* The step of x next to zero, where steps are no longer relative: CUDA's tensor cores take x in
+ * bf16 parts (mma.cuh, cu_split), which keep no bits below bf16's smallest number. */
+static double step_of_x(const kernel_run *k)
+{
+    return strcmp(k->label, "cuda") == 0 ? 0x1p-133 : 0;
+}
+
+/* mag[i][r] = sum |W[r][c] x[i][c]|; also, in units of the tolerance, one lost step of each x. */
 static double *linear_magnitude(kernel_run *k, const dsv4_tensor *w, const float *x, int64_t ldx,
                                 int64_t n)
 {
+    double step = step_of_x(k) / sum_tolerance((double)w->cols);
     double *mag = input_doubles(k, n * w->rows);
     float *row = buffer_bytes(k, (size_t)w->cols * sizeof *row);
     for (int64_t r = 0; r < w->rows; r++) {
         dsv4_tensor_row(w, r, row);
         for (int64_t i = 0; i < n; i++)
             for (int64_t c = 0; c < w->cols; c++)
-                mag[i * w->rows + r] += fabs((double)row[c] * (double)x[i * ldx + c]);
+                mag[i * w->rows + r] +=
+                    fabs((double)row[c]) * (fabs((double)x[i * ldx + c]) + step);
     }
     return mag;
 }

@@ -35,6 +35,7 @@ typedef struct kernel_run kernel_run;
 struct kernel_run {
     const dsv4_ops *ref, *impl;
     const dsv4_dot_kernel *dot; /* instead of impl */
+    int composition;            /* likewise: a CUDA composition's number + 1; 0 = none */
     const kernels_options *options;
     const char *label;
     uint64_t seed, noise;

@@ -173,6 +173,18 @@ const dsv4_ops *dsv4_ops_cuda(void);
 dsv4_status dsv4_cuda_take_error(dsv4_error *err);
 /* Calls of the table are run twice and compared, and the bands around their buffers looked at. */
 void dsv4_cuda_check_calls(bool on);
+/* Compositions: kernels that do the work of several operators at once. Number `which`, from 0;
+ * NULL: there are no more. A check runs hostile inputs through the composition and through its
+ * operators one by one, and wants the same bits. begin: a case by name; false leaves it out. end:
+ * NULL, or what differs. */
+typedef struct {
+    void *ctx;
+    bool (*begin)(void *ctx, const char *name);
+    void (*end)(void *ctx, const char *wrong);
+} dsv4_composition_cases;
+const char *dsv4_cuda_composition(int which);
+dsv4_status dsv4_cuda_check_composition(int which, uint64_t seed,
+                                        const dsv4_composition_cases *cases, dsv4_error *err);
 
 /* The engine: a model's weights on the device in their storage format, and conversations whose
  * whole state lives there. Memory is measured against what is free before anything is copied. The

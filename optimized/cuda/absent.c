@@ -30,6 +30,21 @@ void dsv4_cuda_check_calls(bool on)
     (void)on;
 }
 
+const char *dsv4_cuda_composition(int which)
+{
+    (void)which;
+    return NULL;
+}
+
+dsv4_status dsv4_cuda_check_composition(int which, uint64_t seed,
+                                        const dsv4_composition_cases *cases, dsv4_error *err)
+{
+    (void)which;
+    (void)seed;
+    (void)cases;
+    return absent(err);
+}
+
 dsv4_status dsv4_cuda_open(const dsv4_model *m, dsv4_cuda **out, dsv4_error *err)
 {
     (void)m;

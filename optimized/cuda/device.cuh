@@ -38,11 +38,15 @@ extern "C" bool cu_overlaps(void); /* may a kernel be started before the last on
 extern "C" bool cu_launching(const char *op);
 
 #ifdef DSV4_CUDA_MUTANTS
-/* A launch that the driver must refuse, and this engine report. */
-#define REFUSED(op) (dsv4_cuda_mutant == 69 && cu_same_name(op, "rope_angles"))
+/* No error: a device that has no more shared memory than those of compute capability 12.0. */
+enum { SMALL_DEVICE = 67, SMALL_SHARED = 99 * 1024 };
+/* A launch that the driver must refuse, and this engine report; or that a small device would. */
+#define REFUSED(op, shared)                                                                        \
+    ((dsv4_cuda_mutant == 69 && cu_same_name(op, "rope_angles")) ||                                \
+     (dsv4_cuda_mutant == SMALL_DEVICE && (size_t)(shared) > SMALL_SHARED))
 extern "C" bool cu_same_name(const char *a, const char *b);
 #else
-#define REFUSED(op) false
+#define REFUSED(op, shared) false
 #endif
 
 /* Every kernel begins with begin() (or its halves): it may have been started while the one before
@@ -71,7 +75,7 @@ extern "C" bool cu_same_name(const char *a, const char *b);
         cudaLaunchConfig_t launch_ = {};                                                           \
         launch_.gridDim = (grid);                                                                  \
         launch_.blockDim = (block);                                                                \
-        if (REFUSED(op))                                                                           \
+        if (REFUSED(op, shared))                                                                      \
             launch_.blockDim = 4096;                                                               \
         launch_.dynamicSmemBytes = (shared);                                                       \
         launch_.stream = (queue);                                                                  \
@@ -129,6 +133,10 @@ static inline size_t cu_most_shared()
                      cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin,
                                             device) != cudaSuccess))
         most = 48 * 1024;
+#ifdef DSV4_CUDA_MUTANTS
+    if (dsv4_cuda_mutant == SMALL_DEVICE && most > SMALL_SHARED)
+        most = SMALL_SHARED;
+#endif
     return (size_t)most;
 }
 

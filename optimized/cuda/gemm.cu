@@ -168,8 +168,8 @@ static gemm_segment segment_of(const cu_tensor *w, const split_job *j, int64_t n
     return s;
 }
 
-static void launch(cu_stream s, int type, int parts, int tokens, unsigned blocks, unsigned groups,
-                   int64_t size, const gemm_args *a)
+static int launch(cu_stream s, int type, int parts, int tokens, unsigned blocks, unsigned groups,
+                  int64_t size, const gemm_args *a)
 {
     switch (type) {
     case DSV4_F16:
@@ -177,12 +177,16 @@ static void launch(cu_stream s, int type, int parts, int tokens, unsigned blocks
     case DSV4_FP8:
     case DSV4_FP4:
     case DSV4_MXFP4:
-        cu_gemm_floats(s, type, parts, tokens, blocks, groups, size, a);
-        break;
+        return cu_gemm_floats(s, type, parts, tokens, blocks, groups, size, a);
     default:
-        cu_gemm_blocks(s, type, parts, tokens, blocks, groups, size, a);
-        break;
+        return cu_gemm_blocks(s, type, parts, tokens, blocks, groups, size, a);
     }
+}
+
+/* Has a block of this device room for the tile? All have for 16 tokens. */
+static bool has_room(int type, int parts, int tokens)
+{
+    return (size_t)launch(NULL, type, parts, tokens, 0, 0, 0, NULL) <= cu_most_shared();
 }
 
 static int enough = ENOUGH;
@@ -193,14 +197,14 @@ extern "C" void cu_gemm_large_tiles(bool on)
 }
 
 /* Tokens of a tile: many, if there are enough tiles for most multiprocessors. */
-static int tokens_of(int parts, int64_t rows, int64_t n)
+static int tokens_of(int type, int parts, int64_t rows, int64_t n)
 {
     static const int sizes[2][3] = {{128, 64, 32}, {48, 32, 16}};
     const int *s = sizes[parts == 1 ? 0 : 1];
     for (int i = 0; i < 2; i++)
-        if (n > s[i + 1] && rows * ((n + s[i] - 1) / s[i]) >= enough)
+        if (n > s[i + 1] && rows * ((n + s[i] - 1) / s[i]) >= enough && has_room(type, parts, s[i]))
             return s[i];
-    return n > 16 ? 32 : 16;
+    return n > 16 && has_room(type, parts, 32) ? 32 : 16;
 }
 
 /* Segments of one type, their x split. */
@@ -216,7 +220,7 @@ static void multiply(cu_stream s, const cu_segment *segments, const split_job *c
         for (int k = i; k < count; k++)
             if (segments[k].w.type == type && splits[k]->parts == parts)
                 rows += (segments[k].w.rows + GEMM_ROWS - 1) / GEMM_ROWS;
-        int tokens = tokens_of(parts, rows, n);
+        int tokens = tokens_of(type, parts, rows, n);
         gemm_args a = {};
         a.n = n;
         a.tiles = (int)((n + tokens - 1) / tokens);
@@ -300,7 +304,14 @@ extern "C" int cu_expert_tokens(const cu_tensor *const *shapes, int count, int64
             shapes[i]->cols % 32 != 0 ||
             split_bytes(pairs, shapes[i]->cols, parts, sums_of(shapes[i]->type)) > room->bytes)
             return CU_EXPERT_TOKENS;
-    return each >= 32 && parts == 1 ? 64 : each >= 12 ? 32 : each >= 2 ? 16 : CU_EXPERT_TOKENS;
+    int tokens = each >= 32 && parts == 1 ? 64
+                 : each >= 12             ? 32
+                 : each >= 2              ? 16
+                                          : CU_EXPERT_TOKENS;
+    for (int i = 0; i < count; i++)
+        while (tokens > 16 && !has_room(shapes[i]->type, parts, tokens))
+            tokens /= 2;
+    return tokens;
 }
 
 extern "C" void cu_gemm_experts(cu_stream s, const cu_tensor *table, const cu_tensor *shape,

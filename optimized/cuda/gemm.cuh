@@ -463,36 +463,38 @@ static __global__ void __launch_bounds__(THREADS, (layout<TYPE, PARTS, TOKENS>::
 }
 
 template <int TYPE, int PARTS, int TOKENS>
-static void gemm_launch(cu_stream s, unsigned blocks, unsigned groups, int64_t size,
-                        const gemm_args *a)
+static int gemm_launch(cu_stream s, unsigned blocks, unsigned groups, int64_t size,
+                       const gemm_args *a)
 {
     enum { BYTES = layout<TYPE, PARTS, TOKENS>::BYTES };
     static bool raised;
+    if (a == NULL)
+        return BYTES;
     if (!raised)
         cudaFuncSetAttribute(gemm<TYPE, PARTS, TOKENS>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                              BYTES);
     raised = true;
     LAUNCH("gemm", size, (gemm<TYPE, PARTS, TOKENS>), dim3(blocks, groups), THREADS, BYTES, s, *a);
+    return BYTES;
 }
 
 template <int TYPE>
-static void gemm_of(cu_stream s, int parts, int tokens, unsigned blocks, unsigned groups,
-                    int64_t size, const gemm_args *a)
+static int gemm_of(cu_stream s, int parts, int tokens, unsigned blocks, unsigned groups,
+                   int64_t size, const gemm_args *a)
 {
     if (parts == 1 && tokens == 128)
-        gemm_launch<TYPE, 1, 128>(s, blocks, groups, size, a);
-    else if (parts == 1 && tokens == 64)
-        gemm_launch<TYPE, 1, 64>(s, blocks, groups, size, a);
-    else if (parts == 1 && tokens == 32)
-        gemm_launch<TYPE, 1, 32>(s, blocks, groups, size, a);
-    else if (parts == 1)
-        gemm_launch<TYPE, 1, 16>(s, blocks, groups, size, a);
-    else if (tokens == 48)
-        gemm_launch<TYPE, 3, 48>(s, blocks, groups, size, a);
-    else if (tokens == 32)
-        gemm_launch<TYPE, 3, 32>(s, blocks, groups, size, a);
-    else
-        gemm_launch<TYPE, 3, 16>(s, blocks, groups, size, a);
+        return gemm_launch<TYPE, 1, 128>(s, blocks, groups, size, a);
+    if (parts == 1 && tokens == 64)
+        return gemm_launch<TYPE, 1, 64>(s, blocks, groups, size, a);
+    if (parts == 1 && tokens == 32)
+        return gemm_launch<TYPE, 1, 32>(s, blocks, groups, size, a);
+    if (parts == 1)
+        return gemm_launch<TYPE, 1, 16>(s, blocks, groups, size, a);
+    if (tokens == 48)
+        return gemm_launch<TYPE, 3, 48>(s, blocks, groups, size, a);
+    if (tokens == 32)
+        return gemm_launch<TYPE, 3, 32>(s, blocks, groups, size, a);
+    return gemm_launch<TYPE, 3, 16>(s, blocks, groups, size, a);
 }
 
 #endif

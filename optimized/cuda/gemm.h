@@ -33,14 +33,15 @@ typedef struct {
 enum { GEMM_ROWS = 128 };
 
 /* Launches the kernel of a type for `tokens` tokens a tile: 16, 32, 64 or 128 with one part of x,
- * 16, 32 or 48 with three. */
+ * 16, 32 or 48 with three. Returns the bytes of shared memory that a block of it has; a == NULL:
+ * nothing is launched. */
 #ifdef __cplusplus
 extern "C" {
 #endif
-void cu_gemm_floats(cu_stream s, int type, int parts, int tokens, unsigned blocks, unsigned groups,
-                    int64_t size, const gemm_args *a);
-void cu_gemm_blocks(cu_stream s, int type, int parts, int tokens, unsigned blocks, unsigned groups,
-                    int64_t size, const gemm_args *a);
+int cu_gemm_floats(cu_stream s, int type, int parts, int tokens, unsigned blocks, unsigned groups,
+                   int64_t size, const gemm_args *a);
+int cu_gemm_blocks(cu_stream s, int type, int parts, int tokens, unsigned blocks, unsigned groups,
+                   int64_t size, const gemm_args *a);
 #ifdef __cplusplus
 }
 #endif

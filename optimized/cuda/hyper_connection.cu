@@ -246,6 +246,7 @@ extern "C" void cu_hc_enter(cu_stream s, const cu_tensor *fn, const float *strea
     a.gated = true;
     a.bf16 = bf16;
     a.gates = *gates;
+    a.m = m;
     a.x = x;
     a.y = y;
     if (left != NULL)

@@ -568,7 +568,7 @@ template <int TOKENS> static int clusters_of()
         launch.numAttrs = 1;
         int most = 0;
         bool can =
-            CAN_SEND && cu_built_for() >= 900 &&
+            CAN_SEND && cu_built_for() >= 900 && sizeof(enter_room<TOKENS>) <= cu_most_shared() &&
             cudaFuncSetAttribute(hc_enter<TOKENS>, cudaFuncAttributeNonPortableClusterSizeAllowed,
                                  1) == cudaSuccess &&
             cudaFuncSetAttribute(hc_enter<TOKENS>, cudaFuncAttributeMaxDynamicSharedMemorySize,
