@@ -65,12 +65,11 @@ typedef struct {
     cu_gates gates;
     float *m, *x, *y; /* NULL: not asked for */
     cu_left left;     /* out NULL: nobody leaves */
-    cu_rounds rounds;
 } enter_args;
 
 /* The usual shapes, where the device can. */
 extern "C" bool cu_enters(const cu_tensor *fn, const cu_gates *gates);
-/* What cu_enters takes; a->tokens and rounds are set here. */
+/* What cu_enters takes; a->tokens is set here. */
 extern "C" void cu_enter(cu_stream s, const enter_args *a);
 
 #endif

@@ -8,10 +8,9 @@
  * squares for the norm. One warp more works out the gates of the expansion meanwhile: in block r
  * those of token r.
  *
- * A launch of one token rehearses: while the kernel before it still runs, it goes through all its
- * steps with some weights in place of what that kernel will give, and writes nothing. The work is
- * short; fetching its instructions, which the weights of a layer have long driven out of every
- * cache, took four times as long.
+ * The weights of a layer drive these instructions out of every cache between two launches, and to
+ * fetch them takes longer than to run them: there are few on the way of one token, and what several
+ * ask for is there once.
  *
  * What a block is sent is counted by a barrier of its own as it arrives (st.async): nobody waits
  * for what it sent, and nobody leaves before it has what the others send. That takes nvcc 12.1. */
@@ -41,7 +40,7 @@ template <int TOKENS> struct enter_room {
     float powers[TOGETHER][TOKENS]; /* of the collapsed columns, likewise */
     float scale[TOKENS], norm_scale[TOKENS], pre[TOKENS][4], sums[ENTER_WARPS][TOKENS];
     float comb[TOKENS][16], post[TOKENS][4], kept[TOKENS][LEFT_EXPERTS];
-    uint64_t sums_came[2], powers_came[2]; /* barriers: of the rehearsal, and of the rest */
+    uint64_t sums_came, powers_came; /* barriers */
 };
 
 #if __CUDA_ARCH__ >= 900 && CAN_SEND
@@ -197,44 +196,23 @@ __device__ __forceinline__ void sync_workers()
     asm volatile("bar.sync 1, %0;" ::"n"(ENTER_WARPS * 32) : "memory");
 }
 
-/* What earlier kernels wrote; or, before they are done, something to rehearse on. */
-typedef struct {
-    const float *streams, *side, *y, *post, *comb;
-    const int32_t *experts;
-} enter_sources;
-
-__device__ __forceinline__ enter_sources sources_of(const enter_args &a, bool live)
-{
-    const cu_left &l = a.left;
-    bool left = l.out != NULL;
-    enter_sources s;
-    s.streams = !live ? a.fn : left ? l.streams : a.streams;
-    s.side = !live ? a.fn : l.block != NULL ? l.block : l.shared;
-    s.y = live ? l.y : a.fn;
-    s.post = live ? a.gates.post : a.fn;
-    s.comb = live ? a.gates.comb : a.fn;
-    s.experts = live ? l.experts : (const int32_t *)(const void *)a.fn;
-    return s;
-}
-
 /* The end of the sublayer before (hc_post; of the experts' also expert_sum and add): this block's
  * columns of the streams, into its memory and out. The gates are still those of that sublayer. */
 template <int TOKENS>
-__device__ __forceinline__ void leave_columns(const enter_args &a, const enter_sources &from,
-                                              enter_room<TOKENS> &room, int rank, int64_t token0,
-                                              int count, bool live)
+__device__ __forceinline__ void leave_columns(const enter_args &a, enter_room<TOKENS> &room,
+                                              int rank, int64_t token0, int count)
 {
     const cu_left &l = a.left;
     int t = threadIdx.x, dim = (int)a.dim, own = dim / TOGETHER;
     bool routed = l.block == NULL;
     static_assert(MANY * 16 <= ENTER_WARPS * 32, "a thread an element of comb");
     if (t < count * 16)
-        room.comb[t / 16][t % 16] = __ldcg(from.comb + token0 * 16 + t);
+        room.comb[t / 16][t % 16] = __ldcg(a.gates.comb + token0 * 16 + t);
     if (t < count * 4)
-        room.post[t / 4][t % 4] = __ldcg(from.post + token0 * 4 + t);
+        room.post[t / 4][t % 4] = __ldcg(a.gates.post + token0 * 4 + t);
     if (routed && t < count * LEFT_EXPERTS) {
         int i = t / LEFT_EXPERTS, mine = t % LEFT_EXPERTS;
-        const int32_t *experts = from.experts + (token0 + i) * l.k;
+        const int32_t *experts = l.experts + (token0 + i) * l.k;
         int32_t e[LEFT_EXPERTS], one = mine < l.k ? __ldcg(experts + mine) : 0;
         bool first = true; /* its weight is at its first place */
 #pragma unroll
@@ -251,12 +229,12 @@ __device__ __forceinline__ void leave_columns(const enter_args &a, const enter_s
         int column = rank * own + t;
         float in = 0, side = 0, x[4], v[LEFT_EXPERTS];
         if (t < own) {
-            const float *streams = from.streams + token * 4 * dim + column;
-            const float *y = from.y + token * l.k * dim + column;
+            const float *streams = l.streams + token * 4 * dim + column;
+            const float *y = l.y + token * l.k * dim + column;
 #pragma unroll
             for (int b = 0; b < 4; b++)
                 x[b] = __ldcg(streams + b * dim);
-            side = __ldcg(from.side + token * dim + column);
+            side = __ldcg((routed ? l.shared : l.block) + token * dim + column);
 #pragma unroll
             for (int s = 0; s < LEFT_EXPERTS; s++)
                 v[s] = routed && s < l.k ? __ldcg(y + s * dim) : 0.0f;
@@ -283,8 +261,7 @@ __device__ __forceinline__ void leave_columns(const enter_args &a, const enter_s
                 sum = fmaf(room.comb[i][MUTANT(60) ? b * 4 + m : m * 4 + b], x[m], sum);
             sum = maybe_bf16(sum, a.bf16);
             room.x[i][b * own + t] = sum;
-            if (live)
-                out[b * dim] = sum;
+            out[b * dim] = sum;
         }
     }
     sync_workers();
@@ -323,11 +300,9 @@ static __global__ void __launch_bounds__((ENTER_WARPS + 1) * 32, 1)
     int64_t token0 = (int64_t)blockIdx.y * a.tokens;
     int tokens = a.n - token0 < a.tokens ? (int)(a.n - token0) : a.tokens;
     if (threadIdx.x == 0) {
-        for (int round = 0; round < 2; round++) {
-            int each = (round == 0 ? 1 : tokens) * TOGETHER * (int)sizeof(float);
-            expect(&room.sums_came[round], each * EACH);
-            expect(&room.powers_came[round], each);
-        }
+        int each = tokens * TOGETHER * (int)sizeof(float);
+        expect(&room.sums_came, each * EACH);
+        expect(&room.powers_came, each);
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     }
     __syncthreads();
@@ -337,18 +312,13 @@ static __global__ void __launch_bounds__((ENTER_WARPS + 1) * 32, 1)
         float factor = mine ? __ldg(a.gates.scale + 2) : 0.0f;
         float base = mine ? __ldg(a.gates.base + 8 + lane % 16) : 0.0f;
         wait_together();
-#pragma unroll 1
-        for (int round = a.rounds.first; round < a.rounds.end; round++) {
-            bool live = round == 1;
-            if (live)
-                wait_for_previous();
-            await(&room.sums_came[round]);
-            if (!mine)
-                continue;
-            float comb = late_gates(a, room, rank, factor, base);
-            if (live && lane < 16)
-                a.gates.comb[(token0 + rank) * 16 + lane] = comb;
-        }
+        wait_for_previous();
+        await(&room.sums_came);
+        if (!mine)
+            return;
+        float comb = late_gates(a, room, rank, factor, base);
+        if (lane < 16)
+            a.gates.comb[(token0 + rank) * 16 + lane] = comb;
         return;
     }
     /* Unit u of four columns: stream u / fours, columns 4 (u % fours) of this block's. */
@@ -378,176 +348,166 @@ static __global__ void __launch_bounds__((ENTER_WARPS + 1) * 32, 1)
     bool left = a.left.out != NULL;
     int stream = (int)threadIdx.x / fours, column = (int)threadIdx.x % fours * 4;
     wait_together();
-#pragma unroll 1
-    for (int round = a.rounds.first; round < a.rounds.end; round++) {
-        bool live = round == 1;
-        int count = live ? tokens : 1;
-        if (live)
-            wait_for_previous();
-        enter_sources source = sources_of(a, live);
-        int64_t first = live ? token0 : 0;
-        if (left)
-            leave_columns(a, source, room, rank, first, count, live);
-        else {
+    wait_for_previous();
+    if (left)
+        leave_columns(a, room, rank, token0, tokens);
+    else {
 #pragma unroll 4
-            for (int i = 0; i < count; i++)
-                if (stream < 4)
-                    *(float4 *)(void *)&room.x[i][4 * threadIdx.x] =
-                        __ldcg((const float4 *)(const void *)(source.streams +
-                                                              ((first + i) * 4 + stream) * a.dim +
-                                                              rank * own + column));
-            sync_workers();
-        }
-        /* Squares: of many tokens lane g's are those of tokens g and g + 8, of one it is with the
-         * mixes. */
-        for (int i = g; TOKENS > 1 && i - g < count; i += 8) {
-            float squares = 0;
+        for (int i = 0; i < tokens; i++)
+            if (stream < 4)
+                *(float4 *)(void *)&room.x[i][4 * threadIdx.x] = __ldcg(
+                    (const float4 *)(const void *)(a.streams + ((token0 + i) * 4 + stream) * a.dim +
+                                                   rank * own + column));
+        sync_workers();
+    }
+    /* Squares: of many tokens lane g's are those of tokens g and g + 8, of one it is with the
+     * mixes. */
+    for (int i = g; TOKENS > 1 && i - g < tokens; i += 8) {
+        float squares = 0;
 #pragma unroll
-            for (int k = 0; k < ENTER_STEPS; k++) {
-                int u = (warp * ENTER_STEPS + k) * 4 + t;
-                float4 y = zero;
-                if (u < 4 * fours && i < count)
-                    y = *(const float4 *)(const void *)&room.x[i][4 * u];
-                squares = squared(squares, y);
-            }
-            squares += __shfl_xor_sync(0xffffffffu, squares, 1);
-            squares += __shfl_xor_sync(0xffffffffu, squares, 2);
-            if (t == 0 && i < count)
-                room.part[warp][i * EACH + MIXES] = squares;
+        for (int k = 0; k < ENTER_STEPS; k++) {
+            int u = (warp * ENTER_STEPS + k) * 4 + t;
+            float4 y = zero;
+            if (u < 4 * fours && i < tokens)
+                y = *(const float4 *)(const void *)&room.x[i][4 * u];
+            squares = squared(squares, y);
         }
+        squares += __shfl_xor_sync(0xffffffffu, squares, 1);
+        squares += __shfl_xor_sync(0xffffffffu, squares, 2);
+        if (t == 0 && i < tokens)
+            room.part[warp][i * EACH + MIXES] = squares;
+    }
 #pragma unroll(TOKENS > 1 ? 2 : 1)
-        for (int token = 0; token < count; token++) {
-            float sum[3] = {}, squares = 0;
+    for (int token = 0; token < tokens; token++) {
+        float sum[3] = {}, squares = 0;
 #pragma unroll
-            for (int k = 0; k < ENTER_STEPS; k++) {
-                int u = (warp * ENTER_STEPS + k) * 4 + t;
-                float4 y = zero;
-                if (u < 4 * fours)
-                    y = *(const float4 *)(const void *)&room.x[token][4 * u];
-#pragma unroll
-                for (int m = 0; m < 3; m++) {
-                    sum[m] = fmaf(w[k][m].x, y.x, sum[m]);
-                    sum[m] = fmaf(w[k][m].y, y.y, sum[m]);
-                    sum[m] = fmaf(w[k][m].z, y.z, sum[m]);
-                    sum[m] = fmaf(w[k][m].w, y.w, sum[m]);
-                }
-                if (TOKENS == 1)
-                    squares = squared(squares, y);
-            }
+        for (int k = 0; k < ENTER_STEPS; k++) {
+            int u = (warp * ENTER_STEPS + k) * 4 + t;
+            float4 y = zero;
+            if (u < 4 * fours)
+                y = *(const float4 *)(const void *)&room.x[token][4 * u];
 #pragma unroll
             for (int m = 0; m < 3; m++) {
-                sum[m] += __shfl_xor_sync(0xffffffffu, sum[m], 1);
-                sum[m] += __shfl_xor_sync(0xffffffffu, sum[m], 2);
-                if (t == 0)
-                    room.part[warp][token * EACH + g + 8 * m] = sum[m];
+                sum[m] = fmaf(w[k][m].x, y.x, sum[m]);
+                sum[m] = fmaf(w[k][m].y, y.y, sum[m]);
+                sum[m] = fmaf(w[k][m].z, y.z, sum[m]);
+                sum[m] = fmaf(w[k][m].w, y.w, sum[m]);
             }
-            if (TOKENS == 1) {
-                squares += __shfl_xor_sync(0xffffffffu, squares, 1);
-                squares += __shfl_xor_sync(0xffffffffu, squares, 2);
-                if (lane == 0)
-                    room.part[warp][MIXES] = squares;
-            }
+            if (TOKENS == 1)
+                squares = squared(squares, y);
         }
-        sync_workers();
-        if (MUTANT(44) && rank == 5) /* others do not wait for a late block */
-            __nanosleep(50000);
-        if (TOKENS == 1) { /* a thread four sums and a block */
-            int four = (int)threadIdx.x / TOGETHER * 4;
-            if (four < EACH)
-                send_four(&room.from[rank][four], &room.sums_came[round], threadIdx.x % TOGETHER,
-                          four_sums(room, four));
-        } else {
-            for (int at = threadIdx.x * 4; at < count * EACH; at += WORKERS * 4)
-                *(float4 *)(void *)&room.mine[at] = four_sums(room, at);
-            shown();
-            sync_workers();
-            if (threadIdx.x < TOGETHER)
-                send_all(room.from[rank], room.mine, &room.sums_came[round], threadIdx.x,
-                         count * EACH * (int)sizeof(float));
-        }
-        if (!MUTANT(44))
-            await(&room.sums_came[round]);
-        float scale = 0, pre = 0;
-        if (TOKENS == 1) { /* every warp for itself */
-            pre = of_all(&room.from[0][lane < 8 ? gate : (int)MIXES], SUMS);
-            scale = scale_of(__shfl_sync(0xffffffffu, pre, 8), 4 * (int)a.dim, a.eps);
-            if (a.gated) {
-                pre = open(pre * scale);
-                if (live && rank == 0 && threadIdx.x < 4)
-                    a.gates.pre[first * 4 + threadIdx.x] = pre;
-                else if (live && rank == 0 && both && threadIdx.x < 8)
-                    a.gates.post[first * 4 + threadIdx.x - 4] = pre;
-            }
-        } else {
-            if ((int)threadIdx.x < count)
-                room.scale[threadIdx.x] = scale_of(
-                    of_all(&room.from[0][threadIdx.x * EACH + MIXES], SUMS), 4 * (int)a.dim, a.eps);
-            sync_workers();
-            for (int token = threadIdx.x / 8; a.gated && token < count; token += WORKERS / 8) {
-                float v =
-                    open(of_all(&room.from[0][token * EACH + gate], SUMS) * room.scale[token]);
-                if (lane % 8 < 4)
-                    room.pre[token][gate] = v;
-                if (rank == 0 && lane % 8 < 4)
-                    a.gates.pre[(token0 + token) * 4 + gate] = v;
-                else if (rank == 0 && both)
-                    a.gates.post[(token0 + token) * 4 + gate - 4] = v;
-            }
-            sync_workers();
-        }
-        bool collapses = a.x != NULL, mine = (int)threadIdx.x < own;
-        int64_t at = first * a.dim + rank * own + threadIdx.x;
-#pragma unroll(TOKENS > 1 ? 2 : 1)
-        for (int i = 0; i < count; i++) {
-            float c = 0;
 #pragma unroll
-            for (int j = 0; j < 4; j++) {
-                float f = TOKENS == 1 ? __shfl_sync(0xffffffffu, pre, j) : room.pre[i][j];
-                c = mine ? fmaf(f, room.x[i][j * own + threadIdx.x], c) : 0.0f;
-            }
-            c = maybe_bf16(c, a.bf16);
-            if (mine)
-                room.x[i][threadIdx.x] = c; /* whose column it was */
-            if (live && mine && collapses)
-                a.x[at + i * a.dim] = c;
-            float power = warp_sum(c * c);
+        for (int m = 0; m < 3; m++) {
+            sum[m] += __shfl_xor_sync(0xffffffffu, sum[m], 1);
+            sum[m] += __shfl_xor_sync(0xffffffffu, sum[m], 2);
+            if (t == 0)
+                room.part[warp][token * EACH + g + 8 * m] = sum[m];
+        }
+        if (TOKENS == 1) {
+            squares += __shfl_xor_sync(0xffffffffu, squares, 1);
+            squares += __shfl_xor_sync(0xffffffffu, squares, 2);
             if (lane == 0)
-                room.sums[warp][i] = power;
+                room.part[warp][MIXES] = squares;
+        }
+    }
+    sync_workers();
+    if (MUTANT(44) && rank == 5) /* others do not wait for a late block */
+        __nanosleep(50000);
+    if (TOKENS == 1) { /* a thread four sums and a block */
+        int four = (int)threadIdx.x / TOGETHER * 4;
+        if (four < EACH)
+            send_four(&room.from[rank][four], &room.sums_came, threadIdx.x % TOGETHER,
+                      four_sums(room, four));
+    } else {
+        for (int at = threadIdx.x * 4; at < tokens * EACH; at += WORKERS * 4)
+            *(float4 *)(void *)&room.mine[at] = four_sums(room, at);
+        shown();
+        if (!MUTANT(67)) /* sent before they are there */
+            sync_workers();
+        if (threadIdx.x < TOGETHER)
+            send_all(room.from[rank], room.mine, &room.sums_came, threadIdx.x,
+                     tokens * EACH * (int)sizeof(float));
+    }
+    if (!MUTANT(44))
+        await(&room.sums_came);
+    float scale = 0, pre = 0;
+    if (TOKENS == 1) { /* every warp for itself */
+        pre = of_all(&room.from[0][lane < 8 ? gate : (int)MIXES], SUMS);
+        scale = scale_of(__shfl_sync(0xffffffffu, pre, 8), 4 * (int)a.dim, a.eps);
+        if (a.gated) {
+            pre = open(pre * scale);
+            if (rank == 0 && threadIdx.x < 4)
+                a.gates.pre[token0 * 4 + threadIdx.x] = pre;
+            else if (rank == 0 && both && threadIdx.x < 8)
+                a.gates.post[token0 * 4 + threadIdx.x - 4] = pre;
+        }
+    } else {
+        if ((int)threadIdx.x < tokens)
+            room.scale[threadIdx.x] = scale_of(
+                of_all(&room.from[0][threadIdx.x * EACH + MIXES], SUMS), 4 * (int)a.dim, a.eps);
+        sync_workers();
+        for (int token = threadIdx.x / 8; a.gated && token < tokens; token += WORKERS / 8) {
+            float v = open(of_all(&room.from[0][token * EACH + gate], SUMS) * room.scale[token]);
+            if (lane % 8 < 4)
+                room.pre[token][gate] = v;
+            if (rank == 0 && lane % 8 < 4)
+                a.gates.pre[(token0 + token) * 4 + gate] = v;
+            else if (rank == 0 && both)
+                a.gates.post[(token0 + token) * 4 + gate - 4] = v;
         }
         sync_workers();
-        if ((int)threadIdx.x < TOGETHER * TOKENS && (int)threadIdx.x % TOKENS < count) {
-            int i = threadIdx.x % TOKENS;
-            float power = 0;
-#pragma unroll
-            for (int k = 0; k < ENTER_WARPS; k++)
-                power += room.sums[k][i];
-            send(&room.powers[rank][i], &room.powers_came[round], threadIdx.x / TOKENS, power);
-        }
-        await(&room.powers_came[round]); /* also: all have what this block sent before */
-        if (TOKENS > 1) {
-            if ((int)threadIdx.x < count)
-                room.norm_scale[threadIdx.x] =
-                    scale_of(of_all(&room.powers[0][threadIdx.x], TOKENS), (int)a.dim, a.eps);
-            sync_workers();
-        }
-#pragma unroll(TOKENS > 1 ? 2 : 1)
-        for (int i = 0; i < count; i++) {
-            float last = TOKENS > 1 ? room.norm_scale[i]
-                                    : scale_of(of_all(&room.powers[0][0], 1), (int)a.dim, a.eps);
-            if (live && mine && a.y != NULL)
-                a.y[at + i * a.dim] = maybe_bf16(weight * (room.x[i][threadIdx.x] * last), a.bf16);
-        }
-        for (int m = threadIdx.x; rank == 0 && a.m != NULL && m < MIXES * count; m += WORKERS) {
-            int token = m / MIXES, row = m % MIXES;
-            float v = of_all(&room.from[0][token * EACH + row], SUMS) *
-                      (TOKENS > 1 ? room.scale[token] : scale);
-            if (live && row < a.rows)
-                a.m[(first + token) * a.rows + row] = v;
-        }
-        if (MUTANT(44))
-            await(&room.sums_came[round]);
-        sync_workers(); /* the next round writes where this one read */
     }
+    bool collapses = a.x != NULL, mine = (int)threadIdx.x < own;
+    int64_t at = token0 * a.dim + rank * own + threadIdx.x;
+#pragma unroll(TOKENS > 1 ? 2 : 1)
+    for (int i = 0; i < tokens; i++) {
+        float c = 0;
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            float f = TOKENS == 1 ? __shfl_sync(0xffffffffu, pre, j) : room.pre[i][j];
+            c = mine ? fmaf(f, room.x[i][j * own + threadIdx.x], c) : 0.0f;
+        }
+        c = maybe_bf16(c, a.bf16);
+        if (mine)
+            room.x[i][threadIdx.x] = c; /* whose column it was */
+        if (mine && collapses)
+            a.x[at + i * a.dim] = c;
+        float power = warp_sum(c * c);
+        if (lane == 0)
+            room.sums[warp][i] = power;
+    }
+    sync_workers();
+    if ((int)threadIdx.x < TOGETHER * TOKENS && (int)threadIdx.x % TOKENS < tokens) {
+        int i = threadIdx.x % TOKENS;
+        float power = 0;
+#pragma unroll
+        for (int k = 0; k < ENTER_WARPS; k++)
+            power += room.sums[k][i];
+        send(&room.powers[rank][i], &room.powers_came, threadIdx.x / TOKENS, power);
+    }
+    await(&room.powers_came); /* also: all have what this block sent before */
+    if (TOKENS > 1) {
+        if ((int)threadIdx.x < tokens)
+            room.norm_scale[threadIdx.x] =
+                scale_of(of_all(&room.powers[0][threadIdx.x], TOKENS), (int)a.dim, a.eps);
+        sync_workers();
+    }
+#pragma unroll(TOKENS > 1 ? 2 : 1)
+    for (int i = 0; i < tokens; i++) {
+        float last = TOKENS > 1 ? room.norm_scale[i]
+                                : scale_of(of_all(&room.powers[0][0], 1), (int)a.dim, a.eps);
+        if (mine && a.y != NULL)
+            a.y[at + i * a.dim] = maybe_bf16(weight * (room.x[i][threadIdx.x] * last), a.bf16);
+    }
+    for (int m = threadIdx.x; rank == 0 && a.m != NULL && m < MIXES * tokens; m += WORKERS) {
+        int token = m / MIXES, row = m % MIXES;
+        float v = of_all(&room.from[0][token * EACH + row], SUMS) *
+                  (TOKENS > 1 ? room.scale[token] : scale);
+        if (row < a.rows)
+            a.m[(token0 + token) * a.rows + row] = v;
+    }
+    if (MUTANT(44))
+        await(&room.sums_came);
 #endif
 }
 
@@ -599,8 +559,6 @@ extern "C" void cu_enter(cu_stream s, const enter_args *args)
     enter_args a = *args;
     int64_t each = (a.n + clusters() - 1) / clusters(); /* all of them at once, if they fit */
     a.tokens = (int)(each < MANY ? each : (int64_t)MANY);
-    /* What stands in for the streams and the experts' results is inside. */
-    a.rounds = rounds_of(a.tokens == 1 && a.rows >= 4 && a.left.k <= LEFT_EXPERTS);
     if (a.n <= 0)
         return;
     dim3 grid(TOGETHER, cu_blocks(a.n, a.tokens));
