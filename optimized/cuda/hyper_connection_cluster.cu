@@ -419,13 +419,15 @@ static __global__ void __launch_bounds__((ENTER_WARPS + 1) * 32, 1)
             send_four(&room.from[rank][four], &room.sums_came, threadIdx.x % TOGETHER,
                       four_sums(room, four));
     } else {
+        if (MUTANT(67) && warp == 0) /* sums are sent before they are there */
+            __nanosleep(20000);
         for (int at = threadIdx.x * 4; at < tokens * EACH; at += WORKERS * 4)
             *(float4 *)(void *)&room.mine[at] = four_sums(room, at);
         shown();
-        if (!MUTANT(67)) /* sent before they are there */
+        if (!MUTANT(67))
             sync_workers();
-        if (threadIdx.x < TOGETHER)
-            send_all(room.from[rank], room.mine, &room.sums_came, threadIdx.x,
+        if (warp == ENTER_WARPS - 1 && lane < TOGETHER) /* of the warps that had least to add */
+            send_all(room.from[rank], room.mine, &room.sums_came, lane,
                      tokens * EACH * (int)sizeof(float));
     }
     if (!MUTANT(44))
