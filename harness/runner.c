@@ -145,6 +145,8 @@ static dsv4_status run_job(pool *p, const job *b, dsv4_error *err)
             status = timed_run(p, &cases[i], taps, 1, mtp, err);
         }
     }
+    for (size_t i = 0; i < b->n; i++)
+        judge_rest(p->judges[b->cases[i]]);
     free(cases);
     free(taps);
     return status;
