@@ -39,7 +39,7 @@ extern "C" bool cu_launching(const char *op);
 
 #ifdef DSV4_CUDA_MUTANTS
 /* No error: a device that has no more shared memory than those of compute capability 12.0. */
-enum { SMALL_DEVICE = 67, SMALL_SHARED = 99 * 1024 };
+enum { SMALL_DEVICE = 50, SMALL_SHARED = 99 * 1024 };
 /* A launch that the driver must refuse, and this engine report; or that a small device would. */
 #define REFUSED(op, shared)                                                                        \
     ((dsv4_cuda_mutant == 69 && cu_same_name(op, "rope_angles")) ||                                \
