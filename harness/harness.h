@@ -59,6 +59,10 @@ void vec_tap_close(vec_tap *t);
 /* Rows [first, first + count) into dst: float or int32 [count][row_len]. */
 dsv4_status vec_tap_read(const vec_tap *t, int64_t first, int64_t count, void *dst,
                          dsv4_error *err);
+/* Reads all rows at once and keeps them, where they are few enough to be kept. unload forgets them
+ * until one is asked for. */
+dsv4_status vec_tap_load(vec_tap *t, dsv4_error *err);
+void vec_tap_unload(vec_tap *t);
 /* Highest layer number + 1 among the case's taps. */
 int vec_case_layers(const vec_file *f, const vec_case *c);
 /* Names of datasets under the case that no tap name explains, one by one; for `inspect`. */
@@ -230,7 +234,7 @@ typedef struct {
     double hash;        /* sha256 of the vector files */
     double engine;      /* the engine, without the listener's share */
     double compare;     /* comparing rows, without reading golden ones */
-    double read;        /* reading and decoding golden rows */
+    double read;        /* golden rows: looking taps up, reading, decoding */
     int64_t read_bytes; /* decoded bytes of golden rows */
 } results_timing;
 
@@ -405,6 +409,10 @@ dsv4_status judge_finish(judge *j, results *out, dsv4_error *err);
 void judge_free(judge *j);
 /* Ties and flips met so far: after one, cases that share a run can no longer be compared. */
 int64_t judge_events(const judge *j);
+/* Reads the case's golden rows into memory, unless that is done; adds their bytes to *loaded. */
+dsv4_status judge_load(judge *j, int64_t *loaded, dsv4_error *err);
+/* Forgets golden rows that are in memory; what asks for one again has it read again. */
+void judge_rest(judge *j);
 
 /* Block to blame for a failing tap: embed, mhc, norm, attention, rope, compressor, indexer, router,
  * hash, experts, head, mtp. */

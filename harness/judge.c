@@ -49,24 +49,22 @@ static const char *shape_text(char *text, size_t size, int ndim, const int64_t *
     return text;
 }
 
-/* Taps that decide how later ones are judged: choices, and rows that are rounded; in shadow mode
- * every tap. They are heard even where the glob leaves them out of the report. */
-static bool decides(const judge *j, dsv4_tap_id id)
-{
-    return j->o.shadow || dsv4_tap_is_int(id) || dsv4_tap_is_row(id) || id == DSV4_TAP_KV ||
-           id == DSV4_TAP_INDEXER_Q;
-}
-
 slot *judge_open(judge *j, dsv4_tap_id id, int layer)
 {
+    if (!j->ahead && !j->o.dump) {
+        int64_t loaded = 0;
+        dsv4_status ahead = judge_read_ahead(j, &loaded, &j->err);
+        if (ahead != DSV4_OK)
+            fail(j, ahead);
+    }
     if (j->status != DSV4_OK || layer >= j->layers)
         return NULL;
     slot *s = judge_slot(j, layer, id);
     if (s->opened)
-        return s->golden != NULL && (!s->skipped || decides(j, id)) ? s : NULL;
+        return s->golden != NULL && (!s->skipped || judge_decides(j, id)) ? s : NULL;
     s->opened = true;
     s->skipped = !name_matches(j->o.taps, dsv4_tap_name(id));
-    dsv4_status status = vec_tap_open(j->golden, j->c, id, layer, &s->golden, &j->err);
+    dsv4_status status = judge_look_up(j, s, id, layer);
     if (status != DSV4_OK) {
         fail(j, status);
         return NULL;
@@ -100,7 +98,7 @@ slot *judge_open(judge *j, dsv4_tap_id id, int layer)
         j->scratch = j->expected != NULL && j->other != NULL ? t->row_len : 0;
     }
     s->jaccard = s->row_cosine = 1;
-    return j->status == DSV4_OK && (!s->skipped || decides(j, id)) ? s : NULL;
+    return j->status == DSV4_OK && (!s->skipped || judge_decides(j, id)) ? s : NULL;
 }
 
 /* The golden row of a position; -1 = not in the file. */
@@ -657,7 +655,9 @@ static void on_tap(void *ctx, dsv4_tap_id id, int layer, int64_t position, void 
     if (!wants(ctx, id, layer, position) || j->status != DSV4_OK)
         return;
     double started = now_seconds();
+    j->listening = true;
     judge_row(j, id, layer, position, data, (int64_t)count);
+    j->listening = false;
     j->heard += now_seconds() - started;
 }
 

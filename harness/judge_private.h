@@ -13,7 +13,8 @@ enum { KEPT_ROWS = 6 };
 typedef struct {
     vec_tap *golden; /* NULL = the file does not hold it */
     bool opened;
-    bool skipped; /* the glob leaves it out */
+    bool looked_up; /* golden is what the file holds */
+    bool skipped;   /* the glob leaves it out */
     compare_sums clean, after;
     uint8_t *seen;           /* [n_rows] */
     double *row_dd, *row_ee; /* [n_rows] */
@@ -73,8 +74,10 @@ struct judge {
     char weights[48];   /* column of the budget table */
     double round_noise; /* @rounding; 0 = no rounding in these numerics */
     int64_t events;
-    double heard; /* seconds in the listener */
-    double read;  /* of them: reading golden rows */
+    double heard;   /* seconds in the listener, and looking golden taps up elsewhere */
+    double read;    /* of them: golden rows, from looking a tap up to handing a row over */
+    bool listening; /* in the listener now */
+    bool ahead;     /* golden rows were read ahead */
     int64_t read_bytes;
     local_layer *local; /* [layers] where a recorded run that holds the streams of every position
                            of every layer may have chosen otherwise; else NULL */
@@ -89,6 +92,15 @@ static inline slot *judge_slot(const judge *j, int layer, dsv4_tap_id id)
     return &j->slots[(size_t)row * DSV4_TAP_COUNT + (size_t)id];
 }
 
+/* Taps that decide how later ones are judged: choices, and rows that are rounded; in shadow mode
+ * every tap. They are heard even where the glob leaves them out of the report. */
+bool judge_decides(const judge *j, dsv4_tap_id id);
+/* Golden rows of the whole case, before the engine gets to them: read in one go they take a third
+ * of the time that they take between the engine's operators, which leave nothing in the caches.
+ * What is wrong with a tap is told when it is asked for; only a failing machine is told here. */
+dsv4_status judge_read_ahead(judge *j, int64_t *loaded, dsv4_error *err);
+/* Looks a golden tap up, unless that is done. */
+dsv4_status judge_look_up(judge *j, slot *s, dsv4_tap_id id, int layer);
 /* The golden side of a tap, opened and checked the first time it is asked for; NULL = not in the
  * file, left out by the glob, or an error (j->status). */
 slot *judge_open(judge *j, dsv4_tap_id id, int layer);

@@ -1,7 +1,7 @@
 /* vectors.c - reader of HDF5 files of schema dsv4-vectors-1: the file and its cases. A file is
  * checked when it is opened (schema, and every case's kind, tokens and positions). Every message is
  * one line: file, dataset, expected, found. */
-#include "harness/vectors_private.h"
+#include "harness/vectors_direct.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -39,56 +39,171 @@ static dsv4_status read_root_attributes(vec_file *f, dsv4_error *err)
 /* ---- cases ------------------------------------------------------------------------------------
  */
 
+/* Shape of the streams of a decode case; *there = false when it has none. */
+static dsv4_status streams_shape(const vec_file *f, hid_t group, const char *path,
+                                 const vec_case_entry *c, bool *there, vec_dataset_info *info,
+                                 dsv4_error *err)
+{
+    vec_answer answer = VEC_ASK_LIBRARY;
+    vec_stored stored;
+    void *inside = NULL;
+    hid_t streams = -1;
+    dsv4_status status = DSV4_OK;
+    if (c->direct)
+        status =
+            vec_direct_dataset(f->direct, c->address, "streams", &stored, &inside, &answer, err);
+    free(inside);
+    *there = answer == VEC_HERE;
+    if (*there)
+        *info = stored.info;
+    if (status != DSV4_OK || answer != VEC_ASK_LIBRARY)
+        return status;
+    status = vec_dataset_open(f, group, "streams", path, &streams, info, err);
+    *there = streams >= 0;
+    if (streams >= 0)
+        H5Dclose(streams);
+    return status;
+}
+
+/* Groups of layers and where they are. */
+typedef struct {
+    vec_case_entry *c;
+    bool place; /* they are counted: put the addresses down */
+} layer_list;
+
+static void see_layer(void *ctx, const char *name, size_t n, uint64_t address)
+{
+    layer_list *list = ctx;
+    char text[16] = "";
+    if (n >= sizeof text)
+        return;
+    memcpy(text, name, n);
+    int layer = vec_parse_layer(text);
+    if (layer < 0)
+        return;
+    if (list->place)
+        list->c->layer_address[layer] = address;
+    else if (layer >= list->c->layers)
+        list->c->layers = layer + 1;
+}
+
+/* Finds the groups of the layers without the library. */
+static dsv4_status place_layers(const vec_file *f, vec_case_entry *c, vec_answer *answer,
+                                dsv4_error *err)
+{
+    uint64_t address = 0;
+    layer_list list = {.c = c};
+    *answer = VEC_ASK_LIBRARY;
+    if (!c->direct)
+        return DSV4_OK;
+    dsv4_status status = vec_direct_find(f->direct, c->address, "layers", &address, answer, err);
+    if (status == DSV4_OK && *answer == VEC_HERE)
+        status = vec_direct_links(f->direct, address, see_layer, &list, answer, err);
+    if (status != DSV4_OK || *answer != VEC_HERE)
+        return status;
+    c->layer_address = dsv4_alloc((size_t)c->layers, sizeof *c->layer_address, "layers", err);
+    if (!c->layer_address)
+        return DSV4_E_MACHINE;
+    memset(c->layer_address, 0xff, (size_t)c->layers * sizeof *c->layer_address);
+    list.place = true;
+    c->placed_layers = c->layers;
+    return vec_direct_links(f->direct, address, see_layer, &list, answer, err);
+}
+
 /* Highest layer + 1 of the case's taps. */
 static dsv4_status count_layers(const vec_file *f, hid_t group, const char *path, vec_case_entry *c,
                                 dsv4_error *err)
 {
     vec_name_list list = {0};
-    hid_t streams = -1;
     vec_dataset_info info;
+    vec_answer answer;
     char full[512];
-    dsv4_status status = DSV4_OK;
-    int there = vec_object_exists(group, "layers");
+    bool streams;
+    dsv4_status status = place_layers(f, c, &answer, err);
+    int there = 0;
     snprintf(full, sizeof full, "%s/layers", path);
-    if (there < 0) {
-        status = vec_hdf5_failure(f->path, full, "cannot be looked up", DSV4_E_INPUT, err);
-        goto done;
+    if (status == DSV4_OK && answer == VEC_ASK_LIBRARY) {
+        c->direct = false;
+        c->layers = 0;
+        there = vec_object_exists(group, "layers");
+        if (there < 0)
+            status = vec_hdf5_failure(f->path, full, "cannot be looked up", DSV4_E_INPUT, err);
     }
-    if (there > 0 && (status = vec_list_names(f, group, "layers", full, &list, err)) != DSV4_OK)
-        goto done;
+    if (status == DSV4_OK && there > 0)
+        status = vec_list_names(f, group, "layers", full, &list, err);
     for (size_t i = 0; i < list.count; i++) {
         int layer = vec_parse_layer(list.names[i]);
         if (layer + 1 > c->layers)
             c->layers = layer + 1;
     }
-    if (!c->pub.decode)
-        goto done;
+    vec_names_free(&list);
+    if (status != DSV4_OK || !c->pub.decode)
+        return status;
     snprintf(full, sizeof full, "%s/streams", path);
-    status = vec_dataset_open(f, group, "streams", full, &streams, &info, err);
-    if (status != DSV4_OK || streams < 0)
-        goto done;
-    if (c->n_streams < 0) {
-        status = vec_bad(f, full, err, "expected %s/streams_steps beside it, found none", path);
-        goto done;
-    }
+    status = streams_shape(f, group, full, c, &streams, &info, err);
+    if (status != DSV4_OK || !streams)
+        return status;
+    if (c->n_streams < 0)
+        return vec_bad(f, full, err, "expected %s/streams_steps beside it, found none", path);
     if (info.axes == 4 && info.shape[1] < VEC_MAX_LAYERS && info.shape[1] > c->layers)
         c->layers = (int)info.shape[1];
+    return DSV4_OK;
+}
+
+/* vec_read_integers of a dataset of a case, without the library where it can be. */
+static dsv4_status read_integers(const vec_file *f, const vec_case_entry *c, hid_t group,
+                                 const char *name, const char *path, int64_t limit,
+                                 int64_t **values, int64_t *n, dsv4_error *err)
+{
+    vec_answer answer = VEC_ASK_LIBRARY;
+    vec_stored stored;
+    void *inside = NULL;
+    int32_t *narrow = NULL;
+    dsv4_status status = DSV4_OK;
+    *values = NULL;
+    *n = -1;
+    if (c->direct)
+        status = vec_direct_dataset(f->direct, c->address, name, &stored, &inside, &answer, err);
+    if (status != DSV4_OK)
+        goto done;
+    const vec_dataset_info *info = &stored.info;
+    /* What is wrong with it is said in one place. */
+    if (answer == VEC_ASK_LIBRARY ||
+        (answer == VEC_HERE &&
+         (info->type != H5T_INTEGER || info->axes != 1 || info->elements > limit))) {
+        status = vec_read_integers(f, group, name, path, limit, values, n, err);
+        goto done;
+    }
+    if (answer == VEC_ABSENT)
+        goto done;
+    narrow = dsv4_alloc((size_t)info->elements, sizeof *narrow, path, err);
+    *values = dsv4_alloc((size_t)info->elements + 1, sizeof **values, path, err);
+    status = narrow && *values
+                 ? vec_direct_read(f->direct, &stored, path, 0, info->elements, narrow, err)
+                 : DSV4_E_MACHINE;
+    if (status != DSV4_OK) {
+        free(*values);
+        *values = NULL;
+        goto done;
+    }
+    for (int64_t i = 0; i < info->elements; i++)
+        (*values)[i] = narrow[i];
+    *n = info->elements;
 done:
-    if (streams >= 0)
-        H5Dclose(streams);
-    vec_names_free(&list);
+    free(narrow);
+    free(inside);
     return status;
 }
 
 /* Reads a list of steps or positions, checks that it ascends inside [low, high), adds `shift`. */
-static dsv4_status read_ascending(const vec_file *f, hid_t group, const char *path,
-                                  const char *name, int64_t low, int64_t high, int64_t shift,
-                                  int64_t **values, int64_t *n, dsv4_error *err)
+static dsv4_status read_ascending(const vec_file *f, const vec_case_entry *c, hid_t group,
+                                  const char *path, const char *name, int64_t low, int64_t high,
+                                  int64_t shift, int64_t **values, int64_t *n, dsv4_error *err)
 {
     char full[512];
     int64_t at = 0, limit = high > low ? high - low : 0;
     snprintf(full, sizeof full, "%s/%s", path, name);
-    dsv4_status status = vec_read_integers(f, group, name, full, limit, values, n, err);
+    dsv4_status status = read_integers(f, c, group, name, full, limit, values, n, err);
     if (status != DSV4_OK || *n < 0)
         return status;
     if (!vec_ascending(*values, *n, low, high, &at)) {
@@ -112,8 +227,7 @@ static dsv4_status read_tokens(const vec_file *f, hid_t group, const char *path,
     char full[512];
     int64_t *wide = NULL, n = 0;
     snprintf(full, sizeof full, "%s/tokens", path);
-    dsv4_status status =
-        vec_read_integers(f, group, "tokens", full, VEC_MAX_TOKENS, &wide, &n, err);
+    dsv4_status status = read_integers(f, c, group, "tokens", full, VEC_MAX_TOKENS, &wide, &n, err);
     if (status != DSV4_OK)
         goto done;
     if (n < 0) {
@@ -188,8 +302,8 @@ static dsv4_status read_steps(const vec_file *f, hid_t group, const char *path, 
                               dsv4_error *err)
 {
     int64_t prefill = c->pub.prefill, steps = c->pub.context - prefill;
-    dsv4_status status = read_ascending(f, group, path, "logits_steps", 0, steps + 1, prefill - 1,
-                                        &c->logits, &c->n_logits, err);
+    dsv4_status status = read_ascending(f, c, group, path, "logits_steps", 0, steps + 1,
+                                        prefill - 1, &c->logits, &c->n_logits, err);
     if (status != DSV4_OK)
         return status;
     if (c->n_logits < 0) {
@@ -200,7 +314,7 @@ static dsv4_status read_steps(const vec_file *f, hid_t group, const char *path, 
         for (int64_t i = 0; i <= steps; i++)
             c->logits[i] = prefill - 1 + i;
     }
-    return read_ascending(f, group, path, "streams_steps", 0, steps, prefill, &c->streams,
+    return read_ascending(f, c, group, path, "streams_steps", 0, steps, prefill, &c->streams,
                           &c->n_streams, err);
 }
 
@@ -214,6 +328,7 @@ static void case_free(vec_case_entry *c)
     free(c->logits);
     free(c->streams);
     free(c->mtp);
+    free(c->layer_address);
     free(c);
 }
 
@@ -240,6 +355,11 @@ static dsv4_status read_case(const vec_file *f, const char *name, vec_case_entry
         goto done;
     }
     c->pub.name = c->name;
+    vec_answer answer;
+    status = vec_direct_find(f->direct, VEC_NO_ADDRESS, path + 1, &c->address, &answer, err);
+    if (status != DSV4_OK)
+        goto done;
+    c->direct = answer == VEC_HERE;
     group = H5Gopen2(f->id, path, H5P_DEFAULT);
     if (group < 0) {
         status =
@@ -249,7 +369,7 @@ static dsv4_status read_case(const vec_file *f, const char *name, vec_case_entry
     if ((status = read_kind(f, group, path, c, err)) != DSV4_OK ||
         (status = read_tokens(f, group, path, c, err)) != DSV4_OK)
         goto done;
-    status = read_ascending(f, group, path, "positions", 0, c->pub.context, 0, &c->positions,
+    status = read_ascending(f, c, group, path, "positions", 0, c->pub.context, 0, &c->positions,
                             &c->pub.n_positions, err);
     if (status != DSV4_OK)
         goto done;
@@ -262,7 +382,7 @@ static dsv4_status read_case(const vec_file *f, const char *name, vec_case_entry
     c->pub.n_positions = c->pub.n_positions < 0 ? 0 : c->pub.n_positions;
     if (c->pub.decode && (status = read_steps(f, group, path, c, err)) != DSV4_OK)
         goto done;
-    status = read_ascending(f, group, path, "mtp/positions", 0, c->pub.context, 0, &c->mtp,
+    status = read_ascending(f, c, group, path, "mtp/positions", 0, c->pub.context, 0, &c->mtp,
                             &c->n_mtp, err);
     if (status != DSV4_OK)
         goto done;
@@ -398,6 +518,8 @@ dsv4_status vec_open(const char *path, vec_file **out, dsv4_error *err)
     if (status == DSV4_OK)
         status = read_root_attributes(f, err);
     if (status == DSV4_OK)
+        status = vec_direct_new(f, &f->direct, err);
+    if (status == DSV4_OK)
         status = read_cases(f, err);
     vec_unlock();
     if (status != DSV4_OK) {
@@ -412,6 +534,7 @@ void vec_close(vec_file *f)
 {
     if (!f)
         return;
+    vec_direct_free(f->direct);
     if (f->id >= 0) {
         vec_lock();
         H5Fclose(f->id);

@@ -13,6 +13,8 @@
 #define VEC_MAX_TOKENS ((int64_t)1 << 28)   /* of a case */
 #define VEC_MAX_ELEMENTS ((int64_t)1 << 40) /* of a dataset */
 
+typedef struct vec_direct vec_direct; /* vectors_direct.h */
+
 /* A case with what only the reader knows. `pub` comes first: a vec_case handed out is cast back. */
 typedef struct {
     vec_case pub;
@@ -24,6 +26,10 @@ typedef struct {
     int64_t *streams;                   /* positions of the streams rows (decode cases) */
     int64_t *mtp;                       /* positions of the mtp/logits rows */
     int layers;
+    bool direct;      /* its group can be read without the library, */
+    uint64_t address; /* and is here; */
+    int placed_layers;
+    uint64_t *layer_address; /* [placed_layers], UINT64_MAX = the file has no such group */
 } vec_case_entry;
 
 typedef struct {
@@ -34,6 +40,7 @@ typedef struct {
 struct vec_file {
     char *path;
     hid_t id;
+    vec_direct *direct; /* NULL: all through the library */
     vec_attribute_entry *attributes;
     size_t n_attributes;
     vec_case_entry **cases;

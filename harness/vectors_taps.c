@@ -1,6 +1,6 @@
 /* vectors_taps.c - reader of HDF5 files of schema dsv4-vectors-1: taps and RoPE tables. A tap is
  * checked when it is opened (type, rank, first axis) and read in slices. */
-#include "harness/vectors_private.h"
+#include "harness/vectors_direct.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -11,7 +11,9 @@
 typedef struct {
     vec_tap pub;
     const vec_file *file;
-    hid_t dataset;
+    hid_t dataset;              /* -1 = read directly, */
+    vec_stored stored;          /* from here */
+    void *inside;               /* values out of its header; owned */
     int axes;                   /* of the dataset */
     hsize_t dims[VEC_MAX_AXES]; /* of the dataset */
     bool layered;               /* axis 1 counts layers (streams of decode cases) */
@@ -144,6 +146,50 @@ static dsv4_status tap_check(const vec_file *f, const vec_case_entry *c, tap_ent
     return DSV4_OK;
 }
 
+static char *append(char *at, const char *text)
+{
+    size_t n = strlen(text);
+    memcpy(at, text, n + 1);
+    return at + n;
+}
+
+/* The path of the tap's dataset, in the file. Without printf, which takes longer than finding it.
+ */
+static void name_tap(const vec_case_entry *c, tap_entry *t)
+{
+    char digits[12], *first = digits + sizeof digits - 1;
+    char *at = append(append(append(t->pub.path, "/cases/"), c->name), "/");
+    if (t->pub.layer >= 0 && !t->layered) {
+        *first = '\0';
+        for (int rest = t->pub.layer; first == digits + sizeof digits - 1 || rest > 0; rest /= 10)
+            *--first = (char)('0' + rest % 10);
+        at = append(append(append(at, "layers/"), first), "/");
+    }
+    append(at, dsv4_tap_name(t->pub.id));
+}
+
+/* Looks the tap up without the library. */
+static dsv4_status find_directly(const vec_file *f, const vec_case_entry *c, dsv4_tap_id id,
+                                 int layer, tap_entry *t, vec_answer *answer, dsv4_error *err)
+{
+    dsv4_status status = DSV4_OK;
+    *answer = c->direct ? VEC_ABSENT : VEC_ASK_LIBRARY;
+    if (c->direct && c->pub.decode && id == DSV4_TAP_STREAMS && c->n_streams >= 0) {
+        status = vec_direct_dataset(f->direct, c->address, "streams", &t->stored, &t->inside,
+                                    answer, err);
+        t->layered = *answer == VEC_HERE;
+    }
+    if (status != DSV4_OK || *answer != VEC_ABSENT)
+        return status;
+    if (layer < 0)
+        return vec_direct_dataset(f->direct, c->address, dsv4_tap_name(id), &t->stored, &t->inside,
+                                  answer, err);
+    if (layer < c->placed_layers && c->layer_address[layer] != VEC_NO_ADDRESS)
+        return vec_direct_dataset(f->direct, c->layer_address[layer], dsv4_tap_name(id), &t->stored,
+                                  &t->inside, answer, err);
+    return DSV4_OK;
+}
+
 /* Under the lock. *present = false when the file does not hold the tap. */
 static dsv4_status tap_open_locked(const vec_file *f, const vec_case_entry *c, tap_entry *t,
                                    bool *present, dsv4_error *err)
@@ -152,17 +198,15 @@ static dsv4_status tap_open_locked(const vec_file *f, const vec_case_entry *c, t
     hid_t probe = -1;
     *present = false;
     if (c->pub.decode && t->pub.id == DSV4_TAP_STREAMS && c->n_streams >= 0) {
-        snprintf(t->pub.path, sizeof t->pub.path, "/cases/%s/streams", c->name);
+        t->layered = true;
+        name_tap(c, t);
         int there = vec_object_exists(f->id, t->pub.path);
         if (there < 0)
             return vec_hdf5_failure(f->path, t->pub.path, "cannot be looked up", DSV4_E_INPUT, err);
         t->layered = there > 0;
     }
-    if (!t->layered) {
-        char name[128];
-        vec_tap_path(t->pub.id, t->pub.layer, name, sizeof name);
-        snprintf(t->pub.path, sizeof t->pub.path, "/cases/%s/%s", c->name, name);
-    }
+    if (!t->layered)
+        name_tap(c, t);
     dsv4_status status = vec_dataset_open(f, f->id, t->pub.path, t->pub.path, &probe, &info, err);
     if (status != DSV4_OK || probe < 0)
         return status;
@@ -191,17 +235,30 @@ dsv4_status vec_tap_open(const vec_file *f, const vec_case *c, dsv4_tap_id id, i
     /* A tap of the layers asked for outside them, or the reverse, is held by no file. */
     if ((layer >= 0) != (id < DSV4_TAP_HEAD_COLLAPSED) || id >= DSV4_TAP_COUNT)
         return DSV4_OK;
-    tap_entry *t = dsv4_alloc(1, sizeof *t, "tap", err);
-    if (!t)
+    vec_answer answer;
+    tap_entry found = {.file = f, .dataset = -1}, *t;
+    found.pub.id = id;
+    found.pub.layer = layer;
+    found.pub.is_int = dsv4_tap_is_int(id);
+    dsv4_status status = find_directly(f, entry, id, layer, &found, &answer, err);
+    if (status != DSV4_OK || answer == VEC_ABSENT)
+        return status;
+    t = dsv4_alloc(1, sizeof *t, "tap", err);
+    if (!t) {
+        free(found.inside);
         return DSV4_E_MACHINE;
-    t->file = f;
-    t->dataset = -1;
-    t->pub.id = id;
-    t->pub.layer = layer;
-    t->pub.is_int = dsv4_tap_is_int(id);
-    vec_lock();
-    dsv4_status status = tap_open_locked(f, entry, t, &present, err);
-    vec_unlock();
+    }
+    *t = found;
+    if (answer == VEC_HERE) {
+        const vec_dataset_info *info = &t->stored.info;
+        present = !t->layered || info->axes != 4 || layer < info->shape[1];
+        name_tap(entry, t);
+        status = present ? tap_check(f, entry, t, info, err) : DSV4_OK;
+    } else {
+        vec_lock();
+        status = tap_open_locked(f, entry, t, &present, err);
+        vec_unlock();
+    }
     if (status != DSV4_OK || !present) {
         vec_tap_close(&t->pub);
         return status;
@@ -221,8 +278,26 @@ void vec_tap_close(vec_tap *tap)
         vec_unlock();
     }
     free(t->row_numbers);
+    free(t->inside);
     free(t->rows);
     free(t);
+}
+
+/* Without the library. */
+static dsv4_status read_rows_directly(const tap_entry *t, int64_t first, int64_t count, void *dst,
+                                      dsv4_error *err)
+{
+    const vec_tap *tap = &t->pub;
+    vec_direct *d = t->file->direct;
+    dsv4_status status = DSV4_OK;
+    int64_t len = tap->row_len, layers = t->layered ? (int64_t)t->dims[1] : 1;
+    if (layers == 1)
+        return vec_direct_read(d, &t->stored, tap->path, first * len, count * len, dst, err);
+    for (int64_t i = 0; i < count && status == DSV4_OK; i++)
+        status =
+            vec_direct_read(d, &t->stored, tap->path, ((first + i) * layers + tap->layer) * len,
+                            len, (char *)dst + (size_t)(i * len) * 4, err);
+    return status;
 }
 
 static dsv4_status read_rows(const vec_tap *tap, int64_t first, int64_t count, void *dst,
@@ -230,6 +305,8 @@ static dsv4_status read_rows(const vec_tap *tap, int64_t first, int64_t count, v
 {
     const tap_entry *t = (const tap_entry *)(const void *)tap;
     dsv4_status status = DSV4_OK;
+    if (t->dataset < 0)
+        return read_rows_directly(t, first, count, dst, err);
     hsize_t start[VEC_MAX_AXES] = {0}, extent[VEC_MAX_AXES],
             total = (hsize_t)(count * tap->row_len);
     hid_t memory = -1;
@@ -259,6 +336,45 @@ static dsv4_status read_rows(const vec_tap *tap, int64_t first, int64_t count, v
     return status;
 }
 
+/* Values that came with the dataset's header are in memory since it was opened. */
+static bool in_header(const tap_entry *t)
+{
+    return t->dataset < 0 && t->stored.inside != NULL;
+}
+
+/* Reads all rows into t->rows. */
+static dsv4_status keep_rows(tap_entry *t, dsv4_error *err)
+{
+    enum { VALUE = 4 };
+    const vec_tap *tap = &t->pub;
+    if (t->rows != NULL)
+        return DSV4_OK;
+    t->rows = dsv4_alloc((size_t)(tap->n_rows * tap->row_len), VALUE, "golden rows", err);
+    if (t->rows == NULL)
+        return DSV4_E_MACHINE;
+    dsv4_status status = read_rows(tap, 0, tap->n_rows, t->rows, err);
+    if (status != DSV4_OK)
+        vec_tap_unload(&t->pub);
+    return status;
+}
+
+dsv4_status vec_tap_load(vec_tap *tap, dsv4_error *err)
+{
+    tap_entry *t = (tap_entry *)(void *)tap;
+    if (!is_kept(tap) || in_header(t) || tap->n_rows == 0 || tap->row_len == 0)
+        return DSV4_OK;
+    return keep_rows(t, err);
+}
+
+void vec_tap_unload(vec_tap *tap)
+{
+    tap_entry *t = (tap_entry *)(void *)tap;
+    if (t == NULL)
+        return;
+    free(t->rows);
+    t->rows = NULL;
+}
+
 dsv4_status vec_tap_read(const vec_tap *tap, int64_t first, int64_t count, void *dst,
                          dsv4_error *err)
 {
@@ -270,19 +386,11 @@ dsv4_status vec_tap_read(const vec_tap *tap, int64_t first, int64_t count, void 
                          tap->path, (long long)count, (long long)first, (long long)tap->n_rows);
     if (count == 0 || tap->row_len == 0)
         return DSV4_OK;
-    if (count == tap->n_rows || !is_kept(tap))
+    if (t->rows == NULL && (count == tap->n_rows || !is_kept(tap) || in_header(t)))
         return read_rows(tap, first, count, dst, err);
-    if (t->rows == NULL) {
-        t->rows = dsv4_alloc((size_t)(tap->n_rows * tap->row_len), VALUE, "golden rows", err);
-        if (t->rows == NULL)
-            return DSV4_E_MACHINE;
-        dsv4_status status = read_rows(tap, 0, tap->n_rows, t->rows, err);
-        if (status != DSV4_OK) {
-            free(t->rows);
-            t->rows = NULL;
-            return status;
-        }
-    }
+    dsv4_status status = keep_rows(t, err);
+    if (status != DSV4_OK)
+        return status;
     memcpy(dst, (const char *)t->rows + (size_t)(first * tap->row_len) * VALUE,
            (size_t)(count * tap->row_len) * VALUE);
     return DSV4_OK;

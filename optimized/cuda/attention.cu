@@ -9,73 +9,17 @@
  * A warp owns 64 of the columns, as K and as V: it fetches, splits (parts.cuh) and multiplies them.
  * The block meets once a tile, to add up the scores: every warp then works out all the weights,
  * which is shorter than to wait for one that does. */
-#include <cfloat>
 #include <cmath>
 
-#include "parts.cuh"
-#include "rows.cuh"
+#include "attention.cuh"
 
 enum {
-    TILE = 16, /* rows */
-    THREADS = 256,
-    WARPS = 8,
-    STEPS = 4, /* of 16 columns: what a warp owns */
-    OWN = 16 * STEPS,
-    MOST_DIM = WARPS * OWN,
-    /* Splits of a token's rows: a function of the session's capacity, never of the tokens that come
-     * together. */
-    MOST_SPLITS = 16,
     NARROW = 1, /* tiles of 8 heads a block: one token */
     WIDE = 4,   /* more */
-    WIDE_FROM = 4,
+    WIDE_FROM = 3,
     AT_ONCE = 32, /* more tokens are joined as they go */
     P_STRIDE = TILE + 8
 };
-
-/* The rows a token sees, window first, then compressed, by number. */
-typedef struct {
-    int start, window, limit, total; /* start: the first one's place in the ring */
-    const int32_t *list;
-} row_range;
-
-__device__ __forceinline__ row_range range_of(const cu_attention_args *a, int64_t i)
-{
-    row_range r;
-    int64_t t = *a->pos0 + i, first = t - a->window_size + 1 > 0 ? t - a->window_size + 1 : 0;
-    r.start = (int)((uint32_t)(first - a->window_pos0) % (uint32_t)a->window_ring);
-    r.window = (int)(t - first) + 1;
-    r.limit = a->ratio > 0 ? (int)((uint32_t)(t + 1) / (uint32_t)a->ratio) : 0;
-    if (MUTANT(18) && a->ratio > 0) /* sees the row that is not complete yet */
-        r.limit = (int)((t + a->ratio) / a->ratio);
-    r.list = a->ratio > 0 && a->topk != NULL ? a->topk + i * a->k : NULL;
-    r.total = r.window + (a->ratio == 0 ? 0 : r.list != NULL ? a->k : r.limit);
-    return r;
-}
-
-/* What the list says of row `number`, to be asked for long before it is needed. */
-__device__ __forceinline__ int listed(const row_range *r, int number)
-{
-    return r->list != NULL && number >= r->window && number < r->total
-               ? __ldcg(r->list + number - r->window)
-               : number - r->window;
-}
-
-/* NULL = the list names no row here, or one that is not visible yet. */
-__device__ __forceinline__ const float *row_number(const cu_attention_args *a, const row_range *r,
-                                                   int number, int j)
-{
-    if (number >= r->total)
-        return NULL;
-    if (number < r->window) {
-        int at = r->start + number, ring = (int)a->window_ring;
-        if (MUTANT(19)) /* the ring one short */
-            ring = ring > 1 ? ring - 1 : 1;
-        return a->window + (int64_t)(at >= ring ? at - ring : at) * a->dim;
-    }
-    if (MUTANT(20)) /* 32-bit offset in bytes, as of a far row */
-        return j >= 0 && j < r->limit ? a->rows + j * a->dim % 1000 : NULL;
-    return j >= 0 && j < r->limit ? a->rows + (int64_t)j * a->dim : NULL;
-}
 
 /* Heads of a block: 8 TILES; AHEAD: tiles of rows on their way; TIGHT: rows and their parts share
  * their place, and the next rows are asked for when these are used up. */
@@ -96,50 +40,16 @@ template <int TILES, int AHEAD, bool TIGHT> struct attention_room {
     }
 };
 
-/* Where a row's columns lie: their eights are dealt so that neither those who write four columns of
- * eight rows nor those who read eight of one column meet in a bank. */
-__device__ __forceinline__ int place_of(int row, int column)
-{
-    return column ^ ((row & 3) << 1 | (row >> 2 & 1)) << 3;
-}
-
-/* A [16 columns][16 rows] fragment of values that lie [row][column] */
-__device__ __forceinline__ void load_turned(uint32_t a[4], const uint16_t *from)
-{
-    unsigned at = (unsigned)__cvta_generic_to_shared(from);
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
-                 : "=r"(a[0]), "=r"(a[1]), "=r"(a[2]), "=r"(a[3])
-                 : "r"(at)
-                 : "memory");
-}
-
-/* Eight by eight bf16 turned: rows g, columns 2 t become rows 2 t, column g. */
-__device__ __forceinline__ uint32_t turned(uint32_t v)
-{
-    uint32_t out;
-    asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(out) : "r"(v));
-    return out;
-}
-
-/* Over the lanes that hold a head's rows. */
-__device__ __forceinline__ float over_rows(float v)
-{
-    v += __shfl_xor_sync(0xffffffffu, v, 4);
-    v += __shfl_xor_sync(0xffffffffu, v, 8);
-    return v + __shfl_xor_sync(0xffffffffu, v, 16);
-}
-
-/* Weights of a tile's rows g (x, y) and g + 8 (z, w) for heads 2 t (x, z) and 2 t + 1 (y, w) of
- * heads 8 n ..; HEADS 1: only the one of number `only`, in x and z. max_of, sum_of (of this lane's
- * rows) go on, factor: of what was summed before. */
+/* What the warps have of the products of a tile's rows g (x, y) and g + 8 (z, w) with heads 2 t (x,
+ * z) and 2 t + 1 (y, w) of heads 8 n .., added up; HEADS 1: only the one of number `only`, in x and
+ * z. */
 template <int HEADS, int TILES>
-__device__ __forceinline__ float4 weights_of(const float4 part[WARPS][TILES][32], int n, int only,
-                                             int active, unsigned seen, float scale,
-                                             float max_of[2], float sum_of[2], float factor[2])
+__device__ __forceinline__ float4 dots_of(const float4 part[WARPS][TILES][32], int n, int only,
+                                          int active)
 {
-    int lane = threadIdx.x % 32, g = lane / 4;
+    int lane = threadIdx.x % 32;
     float4 v[WARPS];
-    float s[4] = {}, weight[4] = {};
+    float s[4] = {};
 #pragma unroll
     for (int w = 0; w < WARPS; w++)
         v[w] = w < active ? part[w][n][lane] : make_float4(0, 0, 0, 0);
@@ -155,61 +65,7 @@ __device__ __forceinline__ float4 weights_of(const float4 part[WARPS][TILES][32]
             s[2] += only ? v[w].w : v[w].z;
         }
     }
-    bool in = (seen >> g & 1u) != 0, in8 = (seen >> (g + 8) & 1u) != 0;
-#pragma unroll
-    for (int h = 0; h < HEADS; h++) {
-        float x = s[h] * scale, y = s[2 + h] * scale;
-        float most = fmaxf(in ? x : -FLT_MAX, in8 ? y : -FLT_MAX);
-        most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 4));
-        most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 8));
-        most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 16));
-        most = fmaxf(most, max_of[h]);
-        factor[h] = expf(max_of[h] - most);
-        weight[h] = in ? expf(x - most) : 0.0f;
-        weight[2 + h] = in8 ? expf(y - most) : 0.0f;
-        if (MUTANT(21)) /* the running sum is not rescaled */
-            factor[h] = 1.0f;
-        sum_of[h] = fmaf(sum_of[h], factor[h], weight[h] + weight[2 + h]);
-        max_of[h] = most;
-    }
-    return make_float4(weight[0], weight[1], weight[2], weight[3]);
-}
-
-/* The next split joins the ones before: maximum and sum of both, and the factors of their values.
- */
-__device__ __forceinline__ void join_one(float *max, float *sum, float other_max, float other_sum,
-                                         float *first, float *second)
-{
-    float most = fmaxf(*max, other_max);
-    *first = expf(*max - most);
-    *second = expf(other_max - most);
-    *sum = fmaf(*sum, *first, other_sum * *second);
-    *max = most;
-}
-
-/* The denominator with the sink, and the factor that the values still need. */
-__device__ __forceinline__ void join_sink(float max, float sum, float sink, float *last,
-                                          float *total)
-{
-    float most = fmaxf(max, fmaxf(sink, -FLT_MAX));
-    *last = expf(max - most);
-    *total = sum * *last;
-    if (!MUTANT(22)) /* the sink forgotten */
-        *total += expf(sink - most);
-}
-
-/* Floats of a part: values of 8 heads as fragments of each warp that has columns, then sums and
- * maxima of the heads. */
-__host__ __device__ __forceinline__ int64_t part_floats(int dim)
-{
-    return (int64_t)(dim + OWN - 1) / OWN * OWN * 8 + 16;
-}
-
-__device__ __forceinline__ float *part_at(const cu_attention_args *a, int64_t token, int split,
-                                          int eight)
-{
-    return a->scratch +
-           ((token * a->splits + split) * ((a->heads + 7) / 8) + eight) * part_floats(a->dim);
+    return make_float4(s[0], s[1], s[2], s[3]);
 }
 
 /* grid: splits or 1 (whole: all of them, out is written), heads, tokens */
@@ -388,8 +244,8 @@ static __global__ void __launch_bounds__(THREADS, 1)
         b_parts b[TILES];                           /* the weights */
         if (TILES == 1) {
             float factor[2];
-            float4 weight = weights_of<2>(room->part[tile % 2], 0, 0, active, seen, scale,
-                                          max_of[0], sum_of[0], factor);
+            float4 weight = weights_from<2>(dots_of<2>(room->part[tile % 2], 0, 0, active), seen,
+                                            scale, max_of[0], sum_of[0], factor);
             uint32_t x[3], y[3];
             split_two(weight.x, weight.y, &x[0], &x[1], &x[2]);
             split_two(weight.z, weight.w, &y[0], &y[1], &y[2]);
@@ -404,8 +260,9 @@ static __global__ void __launch_bounds__(THREADS, 1)
             /* Heads 2 t + warp % 2 of a tile of eight: rows g and g + 8. */
             float factor[2];
             int head = 8 * (warp / 2) + 2 * t + warp % 2;
-            float4 weight = weights_of<1>(room->part[tile % 2], warp / 2, warp % 2, active, seen,
-                                          scale, max_of[0], sum_of[0], factor);
+            float4 weight =
+                weights_from<1>(dots_of<1>(room->part[tile % 2], warp / 2, warp % 2, active), seen,
+                                scale, max_of[0], sum_of[0], factor);
             uint32_t x[3];
             split_two(weight.x, weight.z, &x[0], &x[1], &x[2]);
 #pragma unroll
@@ -584,74 +441,25 @@ static __global__ void __launch_bounds__(STEPS * 32)
     let_next_start();
     if (!MUTANT(43)) /* joins before the last split is there */
         wait_for_previous();
-    __shared__ float first[MOST_SPLITS][8], second[MOST_SPLITS][8], rescale[8], total[8];
-    int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, k = threadIdx.x / 32, dim = a.dim;
+    __shared__ join_factors factors;
+    int lane = threadIdx.x % 32, k = threadIdx.x / 32, dim = a.dim;
     int64_t i = a.first + blockIdx.z;
     const float *from = part_at(&a, blockIdx.z, 0, (int)blockIdx.y);
     int64_t step = part_floats(dim) * ((a.heads + 7) / 8), ends = part_floats(dim) - 16;
-    float4 v[MOST_SPLITS];
+    int c = OWN * (int)blockIdx.x + 16 * k + lane / 4, head0 = 8 * (int)blockIdx.y;
+    float4 v[MOST_SPLITS], angles = angles_of(&a, i, c);
 #pragma unroll
     for (int s = 0; s < MOST_SPLITS; s++)
         v[s] = s < a.splits ? __ldcg((const float4 *)(const void *)(from + s * step) +
                                      (blockIdx.x * STEPS + k) * 32 + lane)
                             : make_float4(0, 0, 0, 0);
-    {
-        /* A thread a split of a head: as join_one() and join_sink() do, one split after the other;
-         * splits without a row change nothing. */
-        int s = lane % MOST_SPLITS, h = (int)threadIdx.x / MOST_SPLITS;
-        int head = 8 * (int)blockIdx.y + h;
-        bool mine = s < a.splits;
-        float sum = mine ? __ldcg(from + s * step + ends + h) : 0.0f;
-        float max = mine ? __ldcg(from + s * step + ends + 8 + h) : -FLT_MAX, most = max;
-        float sink = head < a.heads ? a.sink[head] : 0.0f;
-#pragma unroll
-        for (int d = 1; d < MOST_SPLITS; d *= 2) {
-            float other = __shfl_up_sync(0xffffffffu, most, d, MOST_SPLITS);
-            most = s >= d ? fmaxf(other, most) : most;
-        }
-        float before = __shfl_up_sync(0xffffffffu, most, 1, MOST_SPLITS);
-        float x = expf((s > 0 ? before : -FLT_MAX) - most), y = expf(max - most), all = 0;
-        first[s][h] = x;
-        second[s][h] = y;
-#pragma unroll
-        for (int d = 0; d < MOST_SPLITS; d++)
-            all = fmaf(all, __shfl_sync(0xffffffffu, x, d, MOST_SPLITS),
-                       __shfl_sync(0xffffffffu, sum * y, d, MOST_SPLITS));
-        if (s == MOST_SPLITS - 1)
-            join_sink(most, all, sink, &rescale[h], &total[h]);
-    }
+    int s = lane % MOST_SPLITS, h = (int)threadIdx.x / MOST_SPLITS;
+    bool mine = s < a.splits;
+    find_factors(&factors, s, h, mine ? __ldcg(from + s * step + ends + 8 + h) : -FLT_MAX,
+                 mine ? __ldcg(from + s * step + ends + h) : 0.0f,
+                 head0 + h < a.heads ? a.sink[head0 + h] : 0.0f);
     __syncthreads();
-    float o[4] = {};
-#pragma unroll
-    for (int s = 0; s < MOST_SPLITS; s++) {
-        float2 f = *(const float2 *)(const void *)&first[s][2 * t];
-        float2 x = *(const float2 *)(const void *)&second[s][2 * t];
-        o[0] = fmaf(v[s].x, x.x, o[0] * f.x);
-        o[1] = fmaf(v[s].y, x.y, o[1] * f.y);
-        o[2] = fmaf(v[s].z, x.x, o[2] * f.x);
-        o[3] = fmaf(v[s].w, x.y, o[3] * f.y);
-    }
-#pragma unroll
-    for (int e = 0; e < 4; e++) {
-        int h = 2 * t + e % 2, head = 8 * (int)blockIdx.y + h;
-        int c = OWN * (int)blockIdx.x + 16 * k + g + e / 2 * 8;
-        float v = maybe_bf16(__fdiv_rn(o[e] * rescale[h], total[h]), bf16);
-        if (a.rope > 0) { /* turned back: the pair's other column is four lanes away */
-            float other = __shfl_xor_sync(0xffffffffu, v, 4);
-            int m = c - (dim - a.rope);
-            if (m >= 0 && c < dim) {
-                float cosine = a.cosine[i * (a.rope / 2) + m / 2];
-                float sine = -a.sine[i * (a.rope / 2) + m / 2];
-                if (MUTANT(65)) /* turned forward */
-                    sine = -sine;
-                float2 turned = m % 2 == 0 ? rotate(v, other, cosine, sine, bf16)
-                                           : rotate(other, v, cosine, sine, bf16);
-                v = m % 2 == 0 ? turned.x : turned.y;
-            }
-        }
-        if (head < a.heads && c < dim)
-            out[(i * a.heads + head) * dim + c] = v;
-    }
+    join_values(&a, &factors, v, i, head0, c, angles, out, bf16);
 }
 
 extern "C" bool cu_attention_turns(int64_t n, int dim, int rope)
@@ -692,7 +500,9 @@ extern "C" void cu_attention(cu_stream s, const cu_attention_args *args, float *
     if (a.n <= 0)
         return;
     a.first = 0;
-    if (a.dim <= NARROWEST || cu_most_shared() < sizeof(attention_room<WIDE, 1, false>))
+    if (!whole && a.dim > NARROWEST && cu_attention_few(s, &a))
+        ; /* done */
+    else if (a.dim <= NARROWEST || cu_most_shared() < sizeof(attention_room<WIDE, 1, false>))
         launch<NARROW, 1, true>(s, &a, whole, out, bf16);
     else if (wide)
         launch<WIDE, 1, false>(s, &a, whole, out, bf16);

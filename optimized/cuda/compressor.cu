@@ -50,7 +50,8 @@ static __global__ void compressor_emit(cu_compressor c, const int64_t *pos0, int
     int64_t j = *pos0 / c.ratio + blockIdx.x;
     if ((j + 1) * c.ratio > *pos0 + n)
         return;
-    emit_row(c, j, row, room, c.before != NULL ? c.before + (int64_t)blockIdx.x * c.dim : NULL);
+    emit_row(c, j, row, room, c.before != NULL ? c.before + (int64_t)blockIdx.x * c.dim : NULL,
+             true);
 }
 
 extern "C" void cu_compressor_emit(cu_stream s, const cu_compressor *c, const int64_t *pos0,

@@ -47,9 +47,10 @@ __device__ __forceinline__ void store_element(const cu_compressor &c, int64_t pl
 }
 
 /* Row j, by a whole block, in shared memory [dim]: pooled, normalised, rotated at the window's first
- * token, rounded. before: where a copy goes before the last rounding, or NULL. */
+ * token, rounded. before: where a copy goes before the last rounding, or NULL. live: the
+ * row is kept; else this is a rehearsal. */
 __device__ __forceinline__ void emit_row(const cu_compressor &c, int64_t j, float *row, float *room,
-                                         float *before)
+                                         float *before, bool live)
 {
     int t = threadIdx.x, threads = blockDim.x;
     bool deployed = c.numerics == DSV4_DEPLOYED, rounds = c.numerics != DSV4_MATH;
@@ -100,8 +101,9 @@ __device__ __forceinline__ void emit_row(const cu_compressor &c, int64_t j, floa
     if (rounds)
         round_row(row, c.index ? c.dim : c.dim - c.rope, c.index ? INDEX_BLOCK : KV_BLOCK, c.index);
     __syncthreads();
-    for (int k = t; k < c.dim; k += threads)
+    for (int k = t; k < c.dim && live; k += threads)
         c.rows[j * c.dim + k] = row[k];
+    __syncthreads();
 }
 
 #endif

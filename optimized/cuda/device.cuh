@@ -39,7 +39,7 @@ extern "C" bool cu_launching(const char *op);
 
 #ifdef DSV4_CUDA_MUTANTS
 /* No error: a device that has no more shared memory than those of compute capability 12.0. */
-enum { SMALL_DEVICE = 67, SMALL_SHARED = 99 * 1024 };
+enum { SMALL_DEVICE = 50, SMALL_SHARED = 99 * 1024 };
 /* A launch that the driver must refuse, and this engine report; or that a small device would. */
 #define REFUSED(op, shared)                                                                        \
     ((dsv4_cuda_mutant == 69 && cu_same_name(op, "rope_angles")) ||                                \
@@ -107,6 +107,21 @@ __device__ __forceinline__ void begin()
 {
     let_next_start();
     wait_for_previous();
+}
+
+/* A kernel of little work that may start long before its inputs are there goes through it twice:
+ * round 0, the rehearsal, reads and writes nothing of what other kernels write, and only brings the
+ * instructions nearer (a layer's weights drive them out of every cache, and fetching them takes
+ * several times as long as running them); round 1, behind wait_for_previous(), is live. Both must
+ * be the same code: the bounds are arguments, so that the compiler cannot tell the rounds apart. */
+typedef struct {
+    int first, end;
+} cu_rounds;
+
+static inline cu_rounds rounds_of(bool rehearses)
+{
+    cu_rounds r = {rehearses && cu_overlaps() ? 0 : 1, 2};
+    return r;
 }
 
 /* Bytes of shared memory that a block may ask for. */

@@ -618,13 +618,11 @@ static void head_norm(dsv4_cuda_session *s, const cu_hc *hc, const float *norm,
 {
     const dsv4_config *c = &s->d->model->config;
     int64_t D = c->hidden_size;
-    cu_hc_mix(s->stream, &hc->fn, streams, c->rms_norm_eps, n, s->mix, s->mix_scratch, s->tickets,
-              NULL);
-    cu_hc_head_gates(s->stream, s->mix, hc->scale, hc->base, n, c->hc_mult, c->hc_eps, s->pre);
-    cu_hc_collapse(s->stream, streams, s->pre, n, c->hc_mult, D, s->x, deployed(s));
-    if (tapped)
-        cu_tap(s, DSV4_TAP_HEAD_COLLAPSED, -1, pos0, n, s->x, D, D);
-    cu_rmsnorm(s->stream, s->x, norm, c->rms_norm_eps, n, D, s->norm, deployed(s));
+    cu_gates g = {hc->scale, hc->base, c->hc_mult, 0, c->hc_eps, s->pre, NULL, NULL};
+    cu_hc_enter(s->stream, &hc->fn, streams, c->rms_norm_eps, n, s->mix, s->mix_scratch, s->tickets,
+                &g, norm, s->x, s->norm, deployed(s), NULL);
+    if (tapped && cu_tap(s, DSV4_TAP_HEAD_COLLAPSED, -1, pos0, n, s->x, D, D)) /* changed */
+        cu_rmsnorm(s->stream, s->x, norm, c->rms_norm_eps, n, D, s->norm, deployed(s));
 }
 
 /* Logits of tokens first .. first + n - 1 of the block. */

@@ -3,7 +3,7 @@
  * and their order are those operators': so are the bits. */
 #include "rows.cuh"
 
-enum { UNIT = 128 /* columns of a warp, without FP8 blocks */, MOST_EXPERTS = 64, AT_ONCE = 8 };
+enum { UNIT = 128 /* columns of a block, without FP8 blocks */, MOST_EXPERTS = 64, AT_ONCE = 8 };
 
 static __device__ __forceinline__ int64_t units_of(const cu_swiglu_rows &r)
 {
@@ -11,44 +11,41 @@ static __device__ __forceinline__ int64_t units_of(const cu_swiglu_rows &r)
     return r.n * ((r.width + unit - 1) / unit);
 }
 
-/* A warp a stretch of up to 128 columns. */
-static __global__ void swiglu_both(const __grid_constant__ cu_swiglu_rows first,
-                                   const __grid_constant__ cu_swiglu_rows second, float limit,
-                                   bool bf16)
+/* A block a stretch of up to 128 columns, a thread a column: a step of one token has to fetch these
+ * instructions before it can run them, and they are few. */
+static __global__ void __launch_bounds__(UNIT)
+    swiglu_both(const __grid_constant__ cu_swiglu_rows first,
+                const __grid_constant__ cu_swiglu_rows second, float limit, bool bf16)
 {
     wait_for_previous(); /* and then only may the next one start: cu_segment.settled */
     let_next_start();
-    int64_t at = (int64_t)blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
-    int lane = threadIdx.x % 32;
+    __shared__ float most[UNIT / 32];
+    int64_t at = blockIdx.x;
     bool other = at >= units_of(first);
     const cu_swiglu_rows &r = other ? second : first;
     at -= other ? units_of(first) : 0;
-    if (at >= units_of(r))
-        return;
-    int unit = r.block > 0 ? r.block : UNIT;
+    int unit = r.block > 0 ? r.block : UNIT, k = threadIdx.x;
     int64_t each = (r.width + unit - 1) / unit, row = at / each, k0 = at % each * unit;
-    int len = (int)(r.width - k0 < unit ? r.width - k0 : unit);
-    const float *gate = r.gate + row * r.width + k0, *up = r.up + row * r.width + k0;
-    float *out = r.out + row * r.width + k0, h[UNIT / 32], amax = 0;
-    float share = r.share != NULL ? r.share[row] : 1.0f;
-#pragma unroll
-    for (int c = 0; c < UNIT / 32; c++) {
-        int k = 32 * c + lane;
-        if (k < len) {
-            h[c] = swiglu_of(gate[k], up[k], limit);
-            if (r.share != NULL && !MUTANT(63)) /* the weights of the experts left out */
-                h[c] = share * h[c];
-            h[c] = maybe_bf16(h[c], bf16);
-            amax = fmaxf(amax, fabsf(h[c]));
-        }
+    int64_t to = row * r.width + k0 + k;
+    bool mine = k < unit && k0 + k < r.width;
+    float h = 0;
+    if (mine) {
+        h = swiglu_of(__ldcg(r.gate + to), __ldcg(r.up + to), limit);
+        if (r.share != NULL && !MUTANT(63)) /* the weights of the experts left out */
+            h = __ldcg(r.share + row) * h;
+        h = maybe_bf16(h, bf16);
     }
-    float scale = 0;
-    if (r.block > 0) /* the same for the whole warp */
-        scale = fp8_scale(warp_max(amax));
-#pragma unroll
-    for (int c = 0; c < UNIT / 32; c++)
-        if (32 * c + lane < len)
-            out[32 * c + lane] = r.block > 0 ? to_fp8(h[c], scale) : h[c];
+    if (r.block > 0) { /* the same for the whole block */
+        float amax = warp_max(fabsf(h));
+        if (k % 32 == 0)
+            most[k / 32] = amax;
+        __syncthreads();
+        for (int w = 0; w < UNIT / 32; w++)
+            amax = fmaxf(amax, most[w]);
+        h = to_fp8(h, fp8_scale(amax));
+    }
+    if (mine)
+        r.out[to] = h;
 }
 
 extern "C" void cu_swiglu_both(cu_stream s, const cu_swiglu_rows *first,
@@ -61,7 +58,7 @@ extern "C" void cu_swiglu_both(cu_stream s, const cu_swiglu_rows *first,
         units += r->n * ((r->width + unit - 1) / unit);
     }
     if (units > 0)
-        LAUNCH("swiglu_both", units * UNIT, swiglu_both, cu_blocks(units, 4), 128, 0, s, *first,
+        LAUNCH("swiglu_both", units * UNIT, swiglu_both, (unsigned)units, UNIT, 0, s, *first,
                *second, limit, bf16);
 }
 

@@ -2,22 +2,29 @@
  * round_fp4 of the indexer's. The steps and their order are those operators': so are the bits. */
 #include "rows.cuh"
 
-enum { EACH = 16 /* columns of a lane, at most */, HEADS_A_BLOCK = 4, MOST = 32 * EACH };
+enum {
+    EACH = 16 /* columns of a lane, at most */,
+    HEADS_A_BLOCK = 4,
+    MOST = 32 * EACH,
+    REHEARSED = 8 /* tokens, at most */
+};
 
 /* The last r columns of a warp's row turned. */
 static __device__ __forceinline__ void turn_tail(float *row, int d, int r, const float *cosine,
-                                                 const float *sine, bool bf16)
+                                                 const float *sine, bool bf16, bool live)
 {
     float *tail = row + d - r;
     for (int k = threadIdx.x % 32; k < r / 2; k += 32) {
-        float2 turned = rotate(tail[2 * k], tail[2 * k + 1], cosine[k], sine[k], bf16);
+        float c = live ? __ldcg(cosine + k) : 1.0f, s = live ? __ldcg(sine + k) : 0.0f;
+        float2 turned = rotate(tail[2 * k], tail[2 * k + 1], c, s, bf16);
         tail[2 * k] = turned.x;
         tail[2 * k + 1] = turned.y;
     }
     __syncwarp();
 }
 
-static __device__ __forceinline__ void query(const cu_queries_args &a, int64_t head, float *row)
+static __device__ __forceinline__ void query(const cu_queries_args &a, int64_t head, float *row,
+                                             bool live)
 {
     int lane = threadIdx.x % 32, d = a.dim;
     int64_t i = head / a.heads;
@@ -25,7 +32,7 @@ static __device__ __forceinline__ void query(const cu_queries_args &a, int64_t h
     bool bf16 = a.numerics == DSV4_DEPLOYED;
 #pragma unroll
     for (int c = 0; c < EACH; c++)
-        v[c] = c * 32 + lane < d ? q[c * 32 + lane] : 0.0f;
+        v[c] = live && c * 32 + lane < d ? __ldcg(q + c * 32 + lane) : 0.0f;
 #pragma unroll
     for (int c = 0; c < EACH; c++)
         if (c * 32 + lane < d)
@@ -36,14 +43,14 @@ static __device__ __forceinline__ void query(const cu_queries_args &a, int64_t h
         if (c * 32 + lane < d)
             row[c * 32 + lane] = maybe_bf16(v[c] * scale, bf16);
     __syncwarp();
-    turn_tail(row, d, a.rope, a.cosine + i * (a.rope / 2), a.sine + i * (a.rope / 2), bf16);
+    turn_tail(row, d, a.rope, a.cosine + i * (a.rope / 2), a.sine + i * (a.rope / 2), bf16, live);
 #pragma unroll 4
-    for (int k = lane; k < d; k += 32)
+    for (int k = lane; k < d && live; k += 32)
         q[k] = row[k];
 }
 
 static __device__ __forceinline__ void index_query(const cu_queries_args &a, int64_t head,
-                                                   float *row)
+                                                   float *row, bool live)
 {
     int lane = threadIdx.x % 32, d = a.index_dim;
     int64_t i = head / a.index_heads;
@@ -51,10 +58,11 @@ static __device__ __forceinline__ void index_query(const cu_queries_args &a, int
     bool bf16 = a.numerics == DSV4_DEPLOYED;
 #pragma unroll 4
     for (int k = lane; k < d; k += 32)
-        row[k] = maybe_bf16(q[k], bf16);
+        row[k] = live ? maybe_bf16(__ldcg(q + k), bf16) : 0.0f;
     __syncwarp();
     if (!MUTANT(62)) /* the indexer's queries not turned */
-        turn_tail(row, d, a.rope, a.cosine + i * (a.rope / 2), a.sine + i * (a.rope / 2), bf16);
+        turn_tail(row, d, a.rope, a.cosine + i * (a.rope / 2), a.sine + i * (a.rope / 2), bf16,
+                  live);
     if (a.numerics != DSV4_MATH) {
         float norm = (float)(1.0 / sqrt((double)d));
 #pragma unroll 1
@@ -76,23 +84,30 @@ static __device__ __forceinline__ void index_query(const cu_queries_args &a, int
         }
     }
 #pragma unroll 4
-    for (int k = lane; k < d; k += 32) /* its own columns */
+    for (int k = lane; k < d && live; k += 32) /* its own columns */
         q[k] = row[k];
 }
 
 /* A warp a head: the queries of all tokens first, then the indexer's. */
 static __global__ void __launch_bounds__(HEADS_A_BLOCK * 32)
-    queries(const __grid_constant__ cu_queries_args a)
+    queries(const __grid_constant__ cu_queries_args a, cu_rounds rounds)
 {
     __shared__ float memory[HEADS_A_BLOCK][MOST];
-    begin();
+    let_next_start();
     float *row = memory[threadIdx.x / 32];
     int64_t head = (int64_t)blockIdx.x * HEADS_A_BLOCK + threadIdx.x / 32;
     int64_t mine = a.n * a.heads;
-    if (head < mine)
-        query(a, head, row);
-    else if (head < mine + a.n * a.index_heads)
-        index_query(a, head - mine, row);
+#pragma unroll 1
+    for (int round = rounds.first; round < rounds.end; round++) {
+        bool live = round == 1;
+        if (live)
+            wait_for_previous();
+        if (head < mine)
+            query(a, head, row, live);
+        else if (head < mine + a.n * a.index_heads)
+            index_query(a, head - mine, row, live);
+        __syncwarp();
+    }
 }
 
 extern "C" bool cu_queries_take(int dim, int rope, int index_heads, int index_dim)
@@ -107,5 +122,5 @@ extern "C" void cu_queries(cu_stream s, const cu_queries_args *a)
     int64_t heads = a->n * (a->heads + a->index_heads);
     if (heads > 0)
         LAUNCH("queries", heads * a->dim, queries, cu_blocks(heads, HEADS_A_BLOCK),
-               HEADS_A_BLOCK * 32, 0, s, *a);
+               HEADS_A_BLOCK * 32, 0, s, *a, rounds_of(a->n <= REHEARSED));
 }

@@ -226,7 +226,10 @@ extern "C" void cu_hc_enter(cu_stream s, const cu_tensor *fn, const float *strea
         int64_t dim = fn->cols / gates->hc;
         if (left != NULL)
             cu_book("hc_enter", fn->cols, "asked for what it does not take");
-        cu_hc_mix(s, fn, streams, eps, n, m, scratch, tickets, gates);
+        bool head = gates->comb == NULL;
+        cu_hc_mix(s, fn, streams, eps, n, m, scratch, tickets, head ? NULL : gates);
+        if (head)
+            cu_hc_head_gates(s, m, gates->scale, gates->base, n, gates->hc, gates->eps, gates->pre);
         cu_hc_collapse(s, streams, gates->pre, n, gates->hc, dim, x, bf16);
         if (y != NULL)
             cu_rmsnorm(s, x, norm, eps, n, dim, y, bf16);

@@ -27,6 +27,7 @@ __device__ __forceinline__ float sinkhorn_four(float x, int iters, float eps)
 #pragma unroll
     for (int i = 0; i < 16; i++)
         v[i / 4][i % 4] = __shfl_sync(0xffffu, x, i);
+#pragma unroll 1
     for (int pass = 0; pass < iters; pass++) {
         if (pass > 0)
 #pragma unroll

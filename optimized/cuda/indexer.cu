@@ -107,16 +107,19 @@ static __global__ void __launch_bounds__(SCORE_THREADS, 1)
     };
     int64_t token = blockIdx.y;
     int head0 = 0;
-    store(&rooms[0], load(&rooms[0], token, 0));
+    float weight0 = load(&rooms[0], token, 0);
+    float4 x[STEPS][2]; /* rows and q on their way together */
+#pragma unroll
+    for (int k = 0; k < STEPS; k++) {
+        int c = 16 * k + 4 * t;
+        x[k][0] = quads ? load_there(row + c, row != NULL && c < dim) : load_four(row, c, dim, false);
+        x[k][1] =
+            quads ? load_there(row8 + c, row8 != NULL && c < dim) : load_four(row8, c, dim, false);
+    }
+    store(&rooms[0], weight0);
     uint32_t a[STEPS][3][4], below = 0;
     float size = 0, total[2] = {};
     {
-        float4 x[STEPS][2];
-#pragma unroll
-        for (int k = 0; k < STEPS; k++) {
-            x[k][0] = load_four(row, 16 * k + 4 * t, dim, quads);
-            x[k][1] = load_four(row8, 16 * k + 4 * t, dim, quads);
-        }
 #pragma unroll
         for (int k = 0; k < STEPS; k++) {
             size += size_of_four(x[k][0]) + size_of_four(x[k][1]);
@@ -131,7 +134,7 @@ static __global__ void __launch_bounds__(SCORE_THREADS, 1)
         bool last = head0 + 8 * HEAD_TILES >= heads; /* of this token */
         int64_t next = last ? token + gridDim.y : token;
         int next0 = last ? 0 : head0 + 8 * HEAD_TILES;
-        float weight = load(&rooms[(turn + 1) % 2], next, next0);
+        float weight = next < n ? load(&rooms[(turn + 1) % 2], next, next0) : 0.0f;
         __syncthreads();
         unsigned b_has = 0;
 #pragma unroll
@@ -220,7 +223,7 @@ extern "C" void cu_indexer_scores(cu_stream s, const float *q, const float *rows
                                   const int64_t *pos0, int ratio, bool bf16, float *scores,
                                   int64_t ld)
 {
-    enum { BLOCKS = 256 }; /* more are given several tokens each */
+    enum { BLOCKS = 132 }; /* about one a multiprocessor: more are given several tokens each */
     static bool raised;
     if (n <= 0 || n_rows <= 0)
         return;
@@ -233,7 +236,7 @@ extern "C" void cu_indexer_scores(cu_stream s, const float *q, const float *rows
     if (!raised)
         raised = cudaFuncSetAttribute(indexer_scores, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                       2 * (int)sizeof(score_room)) == cudaSuccess;
-    unsigned tiles = cu_blocks(n_rows, ROW_TILE), groups = (BLOCKS + tiles - 1) / tiles;
+    unsigned tiles = cu_blocks(n_rows, ROW_TILE), groups = tiles < BLOCKS ? BLOCKS / tiles : 1;
     dim3 grid(tiles, n < groups ? (unsigned)n : groups);
     LAUNCH("indexer_scores", n * n_rows * dim, indexer_scores, grid, SCORE_THREADS,
            2 * sizeof(score_room), s, q, rows, w, heads, dim, n, n_rows, pos0, ratio, bf16, scores,
@@ -479,8 +482,20 @@ static __global__ void __launch_bounds__(SELECT_THREADS, 1)
         uint32_t key = key_of(__ldcg(&scores[j]));
         high = key > high ? key : high;
     }
-    uint32_t group = kept <= SELECT_THREADS ? high : 0;
-    for (int step = 1; step < 32 && SELECT_THREADS / (2 * step) >= kept; step *= 2) {
+    /* Threads that hold a key; those without say nothing. Fewer than k: the worst key of all. */
+    int64_t holders = quads ? (n + 3) / 4 : n;
+    uint32_t group = high;
+    if (holders < kept || kept > SELECT_THREADS) {
+        group = n > HELD * SELECT_THREADS ? 0 : 0xffffffffu;
+#pragma unroll
+        for (int i = 0; i < HELD; i++)
+            group = row_of(i) < n && held[i] < group ? held[i] : group;
+    } else if (t >= holders) {
+        group = 0xffffffffu;
+    }
+    for (int step = 1; holders >= SELECT_THREADS && step < 32 &&
+                       SELECT_THREADS / (2 * step) >= kept;
+         step *= 2) {
         uint32_t other = __shfl_xor_sync(0xffffffffu, group, step);
         group = other > group ? other : group;
     }

@@ -136,7 +136,8 @@ typedef struct {
     float *out;           /* [n][hc][D] behind it: the streams that are entered with */
 } cu_left;
 /* left != NULL, where cu_hc_passes says so: first the end of the sublayer before, with the gates as
- * they are on entry: hc_post, of the experts also expert_sum and add. */
+ * they are on entry: hc_post, of the experts also expert_sum and add. gates->post and comb NULL: a
+ * head's gates, pre alone. */
 bool cu_hc_passes(const cu_tensor *fn, const cu_gates *gates, int k);
 void cu_hc_enter(cu_stream s, const cu_tensor *fn, const float *streams, float eps, int64_t n,
                  float *m, float *scratch, uint32_t *tickets, const cu_gates *gates,

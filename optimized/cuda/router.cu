@@ -24,16 +24,17 @@ enum { TAKEN = 1, IS_NAN = 2, ROUTER_THREADS = 256 };
  * expert left: nothing is greater than it, and it is greater than nothing. */
 static __global__ void __launch_bounds__(ROUTER_THREADS)
     router(const float *logits, const float *bias, const int32_t *tid2eid, const int32_t *ids,
-           int n_experts, int k, float scaling, int32_t *experts, float *weights, float *share)
+           int n_experts, int k, float scaling, int32_t *experts, float *weights, float *share,
+           cu_rounds rounds)
 {
     extern __shared__ double memory[];
     bool hashed = tid2eid != NULL;
     int scored = hashed ? k : n_experts;
-    double *scores = memory;                            /* [scored]: of chosen[], or of all */
-    int32_t *chosen = (int32_t *)(scores + scored);     /* [k] */
-    float *weight = (float *)(chosen + k);              /* [k] */
-    uint32_t *key = (uint32_t *)(weight + k);           /* [n_experts] */
-    uint8_t *state = (uint8_t *)(key + n_experts);      /* [n_experts] */
+    double *scores = memory;                        /* [scored]: of chosen[], or of all */
+    int32_t *chosen = (int32_t *)(scores + scored); /* [k] */
+    float *weight = (float *)(chosen + k);          /* [k] */
+    uint32_t *key = (uint32_t *)(weight + k);       /* [n_experts] */
+    uint8_t *state = (uint8_t *)(key + n_experts);  /* [n_experts] */
     int64_t i = blockIdx.x;
     int lane = threadIdx.x % 32, t = threadIdx.x;
     const float *logit = logits + i * n_experts;
@@ -41,73 +42,87 @@ static __global__ void __launch_bounds__(ROUTER_THREADS)
     float more = !hashed && bias != NULL && t < n_experts ? __ldg(bias + t) : 0.0f;
     for (int s = t; s < k && hashed; s += ROUTER_THREADS) /* ids are there before a step begins */
         chosen[s] = __ldg(tid2eid + (int64_t)ids[i] * k + s);
-    wait_for_previous();
-    bool odd = false;
 #pragma unroll 1
-    for (int at = t; at < scored; at += ROUTER_THREADS) {
-        double d = score(logit[hashed ? chosen[at] : at]); /* its own of chosen[] */
-        scores[at] = d;
-        if (hashed)
-            continue;
-        float v = (float)d + (at == t ? more : bias != NULL ? __ldg(bias + at) : 0.0f);
-        key[at] = choice_key(v);
-        state[at] = v != v ? IS_NAN : 0;
-        odd = odd || v != v;
-    }
-    odd = __syncthreads_or(odd);
-    if (t >= 32)
-        return;
-    for (int s = 0; s < k && !hashed; s++) {
-        uint32_t most = 0;
-        int best = n_experts, first = n_experts;
+    for (int round = rounds.first; round < rounds.end; round++) {
+        bool live = round == 1;
+        if (live && !MUTANT(66)) /* taken for a second rehearsal: not waited for */
+            wait_for_previous();
+        bool odd = false;
+#pragma unroll 1
+        for (int at = t; at < scored; at += ROUTER_THREADS) {
+            float x = live ? __ldcg(logit + (hashed ? chosen[at] : at)) /* its own of chosen[] */
+                           : (float)(at % 7 - 3);
+            double d = score(x);
+            scores[at] = d;
+            if (hashed)
+                continue;
+            float v = (float)d + (at == t ? more : bias != NULL ? __ldg(bias + at) : 0.0f);
+            key[at] = choice_key(v);
+            state[at] = v != v ? IS_NAN : 0;
+            odd = odd || v != v;
+        }
+        odd = __syncthreads_or(odd);
+        if (t >= 32 && live)
+            return;
+        if (t < 32) {
+            for (int s = 0; s < k && !hashed; s++) {
+                uint32_t most = 0;
+                int best = n_experts, first = n_experts;
 #pragma unroll 8
-        for (int e = lane; e < n_experts; e += 32)
-            if (key[e] > most) {
-                most = key[e];
-                best = e;
-            }
-        uint32_t top = __reduce_max_sync(0xffffffffu, most);
-        if (MUTANT(14)) /* ties to the higher */
-            best = (int)__reduce_max_sync(0xffffffffu, most == top && top > 0 ? best : 0);
-        else
-            best = (int)__reduce_min_sync(0xffffffffu,
-                                          (unsigned)(most == top && top > 0 ? best : n_experts));
-        if (odd || best == n_experts) {
-            for (int e = lane; e < n_experts; e += 32)
-                if (!(state[e] & TAKEN)) {
-                    first = e;
-                    break;
+                for (int e = lane; e < n_experts; e += 32)
+                    if (key[e] > most) {
+                        most = key[e];
+                        best = e;
+                    }
+                uint32_t top = __reduce_max_sync(0xffffffffu, most);
+                if (MUTANT(14)) /* ties to the higher */
+                    best = (int)__reduce_max_sync(0xffffffffu, most == top && top > 0 ? best : 0);
+                else
+                    best = (int)__reduce_min_sync(
+                        0xffffffffu, (unsigned)(most == top && top > 0 ? best : n_experts));
+                if (odd || best == n_experts) {
+                    for (int e = lane; e < n_experts; e += 32)
+                        if (!(state[e] & TAKEN)) {
+                            first = e;
+                            break;
+                        }
+                    first = (int)__reduce_min_sync(0xffffffffu, (unsigned)first);
+                    if (best == n_experts || state[first] & IS_NAN)
+                        best = first;
                 }
-            first = (int)__reduce_min_sync(0xffffffffu, (unsigned)first);
-            if (best == n_experts || state[first] & IS_NAN)
-                best = first;
-        }
-        __syncwarp();
-        if (lane == 0) {
-            chosen[s] = best;
-            state[best] |= TAKEN;
-            key[best] = 0;
-        }
-        __syncwarp();
-    }
-    double sum = 0;
-    for (int s = 0; s < k; s++)
-        sum += scores[hashed ? s : chosen[s]];
-    for (int s = lane; s < k; s += 32) {
-        weight[s] = (float)(scores[hashed ? s : chosen[s]] / sum * (double)scaling);
-        experts[i * k + s] = chosen[s];
-        weights[i * k + s] = weight[s];
-    }
-    __syncwarp();
-    for (int s = lane; s < k && share != NULL; s += 32) {
-        float all = 0;
-        bool later = false;
-        for (int m = 0; m < k; m++)
-            if (chosen[m] == chosen[s]) {
-                later = later || m < s;
-                all += weight[m];
+                __syncwarp();
+                if (lane == 0) {
+                    chosen[s] = best;
+                    state[best] |= TAKEN;
+                    key[best] = 0;
+                }
+                __syncwarp();
             }
-        share[i * k + s] = later ? 0.0f : all;
+            double sum = 0;
+            for (int s = 0; s < k; s++)
+                sum += scores[hashed ? s : chosen[s]];
+            for (int s = lane; s < k; s += 32) {
+                weight[s] = (float)(scores[hashed ? s : chosen[s]] / sum * (double)scaling);
+                if (live) {
+                    experts[i * k + s] = chosen[s];
+                    weights[i * k + s] = weight[s];
+                }
+            }
+            __syncwarp();
+            for (int s = lane; s < k && share != NULL; s += 32) {
+                float all = 0;
+                bool later = false;
+                for (int m = 0; m < k; m++)
+                    if (chosen[m] == chosen[s]) {
+                        later = later || m < s;
+                        all += weight[m];
+                    }
+                if (live)
+                    share[i * k + s] = later ? 0.0f : all;
+            }
+        }
+        if (!live)
+            __syncthreads(); /* the scores are read before the next round's are written */
     }
 }
 
@@ -126,7 +141,8 @@ extern "C" void cu_router(cu_stream s, const float *logits, const float *bias,
         LAUNCH("router", n * n_experts, router, (unsigned)n, ROUTER_THREADS,
                scored * sizeof(double) + (size_t)k * (sizeof(int32_t) + sizeof(float)) +
                    (size_t)n_experts * 5,
-               s, logits, bias, tid2eid, ids, n_experts, k, scaling, experts, weights, share);
+               s, logits, bias, tid2eid, ids, n_experts, k, scaling, experts, weights, share,
+               rounds_of(n <= 8));
 }
 
 /* The place that holds all of expert e's weight for its token: the first that names it. */
@@ -198,9 +214,8 @@ static __global__ void expert_pairs(const int32_t *experts, const float *weights
 }
 
 extern "C" void cu_expert_pairs(cu_stream s, const int32_t *experts, const float *weights,
-                                int64_t n, int k, int n_experts, int together,
-                                int32_t *list, cu_expert_group *groups, int32_t *n_groups,
-                                float *share)
+                                int64_t n, int k, int n_experts, int together, int32_t *list,
+                                cu_expert_group *groups, int32_t *n_groups, float *share)
 {
     if (n > 0)
         LAUNCH("expert_pairs", n * k, expert_pairs, 1, list == NULL ? 32 : 1024,
@@ -222,8 +237,8 @@ static __global__ void expert_sum(const float *y, const int32_t *experts, int k,
     out[i * dim + c] = sum;
 }
 
-extern "C" void cu_expert_sum(cu_stream s, const float *y, const int32_t *experts, int64_t n,
-                              int k, int64_t dim, float *out)
+extern "C" void cu_expert_sum(cu_stream s, const float *y, const int32_t *experts, int64_t n, int k,
+                              int64_t dim, float *out)
 {
     dim3 grid(cu_blocks(dim, 128), (unsigned)n);
     if (n > 0)

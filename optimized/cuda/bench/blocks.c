@@ -66,13 +66,19 @@ static double replayed(bench *x, void (*what)(bench *x, void *ctx, int i), void 
     return (double)ms[REPLAYS / 2] * 1e-3 / calls;
 }
 
+/* Seconds of a launch that waits for another one's results: what a block costs at least, besides
+ * its bytes and operations, where one follows the other. */
+static double dependent;
+
 static void report(bench *x, const char *name, double t, double bytes, double operations)
 {
     double memory = bytes / x->read, arithmetic = operations / x->fma;
     double bound = memory > arithmetic ? memory : arithmetic;
-    printf("%-50s %8.2f us  %7.2f MB %9.1f Mflop  floor %7.2f us (%s)  %6.2fx\n", name, 1e6 * t,
-           bytes / 1e6, operations / 1e6, 1e6 * bound, memory > arithmetic ? "memory" : "float32",
-           t / bound);
+    printf("%-50s %8.2f us  %7.2f MB: %6.2f us  %9.1f Mflop: %7.2f us  floor %7.2f us (%s)  "
+           "%6.2fx  | with a launch %7.2f us  %5.2fx\n",
+           name, 1e6 * t, bytes / 1e6, 1e6 * memory, operations / 1e6, 1e6 * arithmetic,
+           1e6 * bound, memory > arithmetic ? "memory" : "float32", t / bound,
+           1e6 * (bound + dependent), t / (bound + dependent));
 }
 
 /* ---- launches ------------------------------------------------------------------------------- */
@@ -149,6 +155,13 @@ static void one_topk(bench *x, void *ctx, int i)
     block *b = ctx;
     (void)i;
     cu_topk(x->s, b->scores, INDEX_ROWS, b->n, INDEX_ROWS, NULL, 4, TOP, b->list);
+}
+
+static void one_short_topk(bench *x, void *ctx, int i)
+{
+    block *b = ctx;
+    (void)i;
+    cu_topk(x->s, b->scores, INDEX_ROWS, 1, 3000, NULL, 4, TOP, b->list);
 }
 
 static void scores(bench *x, block *b, const char *name, int64_t n)
@@ -232,10 +245,16 @@ void measure_blocks(bench *x)
     cu_wait(x->s, "a bench");
 
     printf("\nblocks (Flash), replayed as a graph; each launch and its gap to the next counts\n");
+    dependent = replayed(x, one_meeting, NULL, 64);
     printf("launch floor: a kernel that does nothing %.2f us; one whose last block reads what the "
            "others wrote %.2f us\n",
-           1e6 * replayed(x, one_empty, NULL, 64), 1e6 * replayed(x, one_meeting, NULL, 64));
+           1e6 * replayed(x, one_empty, NULL, 64), 1e6 * dependent);
+    printf(
+        "floor: the longer of bytes at the rate read and operations at the rate of float32; last "
+        "columns: the floor and one such launch\n");
     attention(x, &b, "attention, 128 + 512 rows x 64 heads x 512", 1, 4096, 4, TOP);
+    attention(x, &b, "attention, 2 tokens", 2, 4096, 4, TOP);
+    attention(x, &b, "attention, 4 tokens", 4, 4096, 4, TOP);
     attention(x, &b, "attention, 8 tokens", 8, 4096, 4, TOP);
     attention(x, &b, "attention, 64 tokens", 64, 4096, 4, TOP);
     attention(x, &b, "attention, 512 tokens", 512, 4096, 4, TOP);
@@ -248,7 +267,10 @@ void measure_blocks(bench *x)
     scores(x, &b, "indexer scores, values of bf16, 64 tokens", 64);
     b.floats = x->floats;
     scores(x, &b, "indexer scores, 16384 rows x 64 heads x 128", 1);
+    scores(x, &b, "indexer scores, 4 tokens", 4);
     scores(x, &b, "indexer scores, 64 tokens", 64);
+    b.n = 1;
+    report(x, "top 512 of 3000 scores", replayed(x, one_short_topk, &b, 16), 4.0 * (3000 + TOP), 0);
     for (b.n = 1; b.n <= 64; b.n *= 64)
         report(x, b.n == 1 ? "top 512 of 16384 scores" : "top 512 of 16384 scores, 64 tokens",
                replayed(x, one_topk, &b, 16), 4.0 * (double)b.n * (INDEX_ROWS + TOP), 0);
