@@ -7,7 +7,7 @@
 #ifndef DSV4_CUDA_DOT_CUH
 #define DSV4_CUDA_DOT_CUH
 
-#include "stream.cuh"
+#include "stream_ints.cuh"
 
 #define AT(column) ((column) + (column) / 32 * 4)
 
@@ -81,9 +81,9 @@ __device__ __forceinline__ void gemv_rows(const gemv_job &g, const float *x, int
 {
     typedef unit<TYPE> U;
     enum { DEPTH = U::DEPTH };
-    const cu_tensor *w = g.w;
+    const cu_tensor *w = &g.w;
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    int split = g.split, groups = WARPS / split, group = warp / split, share = warp % split;
+    int split = g.plan.split, groups = WARPS / split, group = warp / split, share = warp % split;
     int units = (int)(w->cols / U::COLS), step = 32 * split, mine = share * 32 + lane;
     int pairs = (int)((w->rows + ROWS - 1) / ROWS), stride = g.blocks * groups;
     /* Every group of the block takes as many turns: their barriers must meet. */
@@ -174,14 +174,13 @@ __device__ __forceinline__ void gemv_rows(const gemv_job &g, const float *x, int
 
 /* The vectors into shared memory, then the rows. from[t]: the vectors. */
 template <int TYPE, int T, int WARPS>
-__device__ __forceinline__ void float_rows(const gemv_job &g, const float *const *from, float *x,
-                                           float (*part)[ROWS][T])
+__device__ __forceinline__ void float_rows(const gemv_job &g, float *x, float (*part)[ROWS][T])
 {
     enum { AHEAD = 4 };
-    int cols = (int)g.w->cols, quads = cols / 4, ld = AT(cols);
+    int cols = (int)g.w.cols, quads = cols / 4, ld = AT(cols);
 #pragma unroll
     for (int t = 0; t < T; t++) {
-        const float *in = from[t];
+        const float *in = g.x[t];
         bool aligned = (uintptr_t)in % 16 == 0;
         float *to = x + t * ld;
         for (int i = threadIdx.x; i < quads; i += AHEAD * WARPS * 32) {

@@ -77,7 +77,8 @@ typedef struct {
 } cu_room;
 
 enum { CU_GEMM_TOKENS = 16 /* and more: below, cu_linear_group is faster */ };
-/* cu_linear_group, on the tensor cores where tokens are many: the same bits. room: NULL or too
+/* cu_linear_group, on the tensor cores where tokens are many: the same bits, but for types that
+ * cu_linear_group multiplies in whole numbers (ints.cuh). room: NULL or too
  * small = cu_linear_group. A part of n tokens' x is 2 bytes a column; x has one part if it is bf16,
  * else three. */
 void cu_products(cu_stream s, const cu_segment *segments, int count, int64_t n,

@@ -1,8 +1,9 @@
 /* linear.cu - matrices in their storage format times float32 vectors, decoded on the fly: blocks
  * stream rows past the vectors of one or of four tokens in shared memory, on the tensor cores
- * (stream.cuh) or, for float32 and float16 weights, lane by lane (dot.cuh); shapes that no unit
- * fits go element by element. A token's sums are formed in the same order whatever comes with it:
- * cut a text as you like, the numbers are the same. */
+ * (stream.cuh; stream_ints.cuh in whole numbers) or, for float32 and float16 weights, lane by lane
+ * (dot.cuh); shapes that no unit fits go element by element. A token's sums are formed in the same
+ * order whatever comes with it: cut a text as you like, the numbers are the same. Only Q4_K, Q2_K
+ * and IQ2_XXS have another order where tokens are many (gemm.cu). */
 #include "dot.cuh"
 
 extern "C" const uint64_t *cu_iq2_book_device(void); /* device.c */
@@ -36,18 +37,39 @@ static size_t most_shared()
     return cu_most_shared() - 1024;
 }
 
+/* Two blocks on a multiprocessor: what one may have, and what only one can have; the system takes
+ * 1 KB of each. 0: blocks have less. */
+static size_t large_shared()
+{
+    static int all = -1;
+    if (all < 0 &&
+        cudaDeviceGetAttribute(&all, cudaDevAttrMaxSharedMemoryPerMultiprocessor, 0) != cudaSuccess)
+        all = 0;
+    size_t large = (size_t)all / 2 + 512;
+    return large <= most_shared() ? large : 0;
+}
+
+static size_t half_shared()
+{
+    size_t large = large_shared(), reserve = 5 * 1024 + 512;
+    return large > reserve ? large - reserve : 0;
+}
+
 static bool is_float(int type)
 {
     return type == DSV4_F32 || type == DSV4_F16;
 }
 
-static size_t shared_bytes(const cu_tensor *w, int warps, int split, int tokens)
+static size_t shared_bytes(const cu_tensor *w, int warps, gemv_plan plan, int tokens)
 {
     gemv_room r;
     if (is_float(w->type))
         return (size_t)tokens * (size_t)AT(w->cols) * sizeof(float);
-    return lay_out(w, warps, split, tokens, ring_bytes(w->type), NULL, &r);
+    return lay_out(w, warps, plan, tokens, unit_bytes(w->type), NULL, &r);
 }
+
+/* What needs least. */
+static const gemv_plan tightest = {2, SHALLOW, CU_IQ2_COPIES};
 
 /* Can rows of the type be streamed from here? */
 static bool streams(const cu_tensor *w)
@@ -91,7 +113,7 @@ static bool streams(const cu_tensor *w)
         return false;
     }
     return w->cols % step == 0 && w->cols >= step && (uintptr_t)w->data % (size_t)align == 0 &&
-           w->row_bytes % (size_t)align == 0 && shared_bytes(w, FEW, 2, 1) <= most_shared();
+           w->row_bytes % (size_t)align == 0 && shared_bytes(w, FEW, tightest, 1) <= most_shared();
 }
 
 extern "C" bool cu_linear_streams(const cu_tensor *w)
@@ -102,7 +124,7 @@ extern "C" bool cu_linear_streams(const cu_tensor *w)
 typedef struct {
     cu_segment s;
     int first_block, blocks;
-    int split; /* warps that share a tile: 1, 2, 4, 8, 16 */
+    gemv_plan plan; /* split: warps that share a tile: 1, 2, 4, 8, 16 */
 } gemv_segment;
 
 typedef struct {
@@ -112,45 +134,95 @@ typedef struct {
     const cu_iq2_words *iq2; /* device */
 } gemv_args;
 
-/* A block's rows, whatever their type. before: as stream_rows. */
-template <int T, int WARPS>
-__device__ __forceinline__ void gemv_block(const gemv_job &g, const float *const *from, bool before,
-                                           uint8_t *shared, const cu_iq2_words *iq2,
-                                           float (*part)[ROWS][T])
+/* A block's rows of one type. before: as stream_rows. */
+template <int TYPE, int T, int WARPS>
+__device__ __forceinline__ void rows_of_type(const gemv_job &g, bool before,
+                                             const cu_iq2_words *iq2)
 {
-    gemv_room r;
-    switch (g.w->type) {
-#define STREAM(TYPE)                                                                               \
-    case TYPE:                                                                                     \
-        lay_out(g.w, WARPS, g.split, T, unit_shape<TYPE>::DEPTH *unit_shape<TYPE>::ROOM, shared,   \
-                &r);                                                                               \
-        stream_rows<TYPE, T, WARPS>(g, r, from, before, iq2);                                      \
-        break
-        STREAM(DSV4_BF16);
-        STREAM(DSV4_FP8);
-        STREAM(DSV4_FP4);
-        STREAM(DSV4_MXFP4);
-        STREAM(DSV4_Q8_0);
-        STREAM(DSV4_Q4_K);
-        STREAM(DSV4_Q2_K);
-        STREAM(DSV4_IQ2_XXS);
-#undef STREAM
-    default:
+    extern __shared__ __align__(128) uint8_t shared[];
+    if constexpr (TYPE == DSV4_F32 || TYPE == DSV4_F16) {
+        __shared__ float part[WARPS][ROWS][T];
         if (before)
             wait_for_previous();
-        if (g.w->type == DSV4_F32)
-            float_rows<DSV4_F32, T, WARPS>(g, from, (float *)(void *)shared, part);
+        float_rows<TYPE, T, WARPS>(g, (float *)(void *)shared, part);
+    } else {
+        gemv_room r;
+        lay_out(&g.w, WARPS, g.plan, T, unit_shape<TYPE>::ROOM, shared, &r);
+        if constexpr (int_shape<TYPE>::INTS)
+            stream_ints<TYPE, T, WARPS>(g, r, before, iq2);
         else
-            float_rows<DSV4_F16, T, WARPS>(g, from, (float *)(void *)shared, part);
+            stream_rows<TYPE, T, WARPS>(g, r, before);
+    }
+}
+
+/* Where two blocks share a multiprocessor, registers are few: what a block does is kept in shared
+ * memory, written by thread 0, and a type's rows are a function that is called, which has the
+ * registers to itself. */
+static __shared__ gemv_job job;
+
+template <int TYPE, int T, int WARPS>
+static __device__ __noinline__ void shared_job_of_type(bool before, const cu_iq2_words *iq2)
+{
+    rows_of_type<TYPE, T, WARPS>(job, before, iq2);
+}
+
+/* A block's rows, whatever their type. SHARED: g is the job above. */
+template <int T, int WARPS, bool SHARED>
+__device__ __forceinline__ void gemv_block(const gemv_job &g, bool before, const cu_iq2_words *iq2)
+{
+    if (SHARED)
+        __syncthreads(); /* for the job */
+    switch (g.w.type) {
+#define ROWS_OF(TYPE)                                                                              \
+    case TYPE:                                                                                     \
+        if constexpr (SHARED)                                                                      \
+            shared_job_of_type<TYPE, T, WARPS>(before, iq2);                                       \
+        else                                                                                       \
+            rows_of_type<TYPE, T, WARPS>(g, before, iq2);                                          \
+        break
+        ROWS_OF(DSV4_F32);
+        ROWS_OF(DSV4_F16);
+        ROWS_OF(DSV4_BF16);
+        ROWS_OF(DSV4_FP8);
+        ROWS_OF(DSV4_FP4);
+        ROWS_OF(DSV4_MXFP4);
+        ROWS_OF(DSV4_Q8_0);
+        ROWS_OF(DSV4_Q4_K);
+        ROWS_OF(DSV4_Q2_K);
+        ROWS_OF(DSV4_IQ2_XXS);
+#undef ROWS_OF
+    default:
+        break;
+    }
+}
+
+template <int T>
+__device__ __forceinline__ void job_of(const gemv_args &a, const gemv_segment *s, gemv_job *g)
+{
+    /* Settled, the index may be older than this kernel in the nearest cache: from the next one. */
+    g->w = s->s.table == NULL ? s->s.w : s->s.table[__ldcg(s->s.index)];
+    g->w.type = s->s.w.type;
+    g->w.cols = s->s.w.cols;
+    g->block = (int)blockIdx.x - s->first_block;
+    g->blocks = s->blocks;
+    g->plan = s->plan;
+    g->bf16 = s->s.bf16;
+    int64_t first = (int64_t)blockIdx.y * T;
+    g->tokens = a.n - first < T ? (int)(a.n - first) : T;
+    /* wrong stride: the vectors taken to be dense */
+    int64_t ldx = MUTANT(12) ? s->s.w.cols : s->s.ldx;
+#pragma unroll
+    for (int t = 0; t < T; t++) {
+        g->x[t] = s->s.x + (first + (t < g->tokens ? t : 0)) * ldx;
+        g->y[t] = s->s.y + (first + t) * s->s.ldy;
     }
 }
 
 template <int T, int WARPS>
-static __global__ void __launch_bounds__(WARPS * 32, 1) gemv(const __grid_constant__ gemv_args a)
+static __global__ void __launch_bounds__(WARPS * 32, WARPS == FEW ? 2 : 1)
+    gemv(const __grid_constant__ gemv_args a)
 {
     let_next_start();
-    extern __shared__ __align__(128) uint8_t shared[];
-    __shared__ float part[WARPS][ROWS][T];
     int segment = 0;
     while (segment + 1 < a.count && (int)blockIdx.x >= a.seg[segment + 1].first_block)
         segment++;
@@ -158,27 +230,15 @@ static __global__ void __launch_bounds__(WARPS * 32, 1) gemv(const __grid_consta
     bool before = s->s.table == NULL || s->s.settled;
     if (!before)
         wait_for_previous();
-    /* Settled, the index may be older than this kernel in the nearest cache: from the next one. */
-    cu_tensor w = s->s.table == NULL ? s->s.w : s->s.table[__ldcg(s->s.index)];
-    w.type = s->s.w.type;
-    w.cols = s->s.w.cols;
-    int64_t first = (int64_t)blockIdx.y * T;
-    const float *from[T];
-    gemv_job g;
-    g.w = &w;
-    g.block = (int)blockIdx.x - s->first_block;
-    g.blocks = s->blocks;
-    g.split = s->split;
-    g.tokens = a.n - first < T ? (int)(a.n - first) : T;
-    g.bf16 = s->s.bf16;
-    /* wrong stride: the vectors taken to be dense */
-    int64_t ldx = MUTANT(12) ? s->s.w.cols : s->s.ldx;
-#pragma unroll
-    for (int t = 0; t < T; t++) {
-        from[t] = s->s.x + (first + (t < g.tokens ? t : 0)) * ldx;
-        g.y[t] = s->s.y + (first + t) * s->s.ldy;
+    if constexpr (WARPS == FEW) {
+        if (threadIdx.x == 0)
+            job_of<T>(a, s, &job);
+        gemv_block<T, WARPS, true>(job, before, a.iq2);
+    } else {
+        gemv_job g;
+        job_of<T>(a, s, &g);
+        gemv_block<T, WARPS, false>(g, before, a.iq2);
     }
-    gemv_block<T, WARPS>(g, from, before, shared, a.iq2, part);
 }
 
 /* Shapes that no unit fits: a warp an element of y. */
@@ -225,16 +285,49 @@ static int float_split(const cu_tensor *w)
     return pairs >= 1024 ? 1 : pairs >= 256 ? 2 : pairs >= 128 ? 4 : 8;
 }
 
+/* So are those in whole numbers. */
+static int int_split(const cu_tensor *w)
+{
+    int64_t tiles = (w->rows + TILE - 1) / TILE, chunks = (w->cols + CU_CHUNK - 1) / CU_CHUNK;
+    int split = tiles >= 1024 ? 1 : tiles >= 512 ? 2 : tiles >= 192 ? 4 : 8;
+    while (split > chunks)
+        split /= 2;
+    return split;
+}
+
+/* The only split that may be, or 0. */
+static int fixed_split(const cu_tensor *w)
+{
+    return is_float(w->type) ? float_split(w) : takes_ints(w->type) ? int_split(w) : 0;
+}
+
+/* As deep as fits; half: beside another kernel's block. */
+static gemv_plan plan_of(const cu_tensor *w, int warps, int split, int tokens, bool half)
+{
+    static const gemv_plan plans[] = {
+        {0, DEEP, 32}, {0, SHALLOW, 32}, {0, SHALLOW, 16}, {0, SHALLOW, CU_IQ2_COPIES}};
+    gemv_plan p = tightest;
+    for (size_t i = 0; i < sizeof plans / sizeof *plans; i++) {
+        p = plans[i];
+        p.split = split;
+        /* Deeper than need be, the vectors would wait behind the weights. */
+        if ((half || p.depth == SHALLOW) &&
+            shared_bytes(w, warps, p, tokens) <= (half ? half_shared() : most_shared()))
+            break;
+    }
+    return p;
+}
+
 /* The fewest blocks that finish w within `time`, and how; 0 = it takes longer. */
 static int blocks_within(const cu_tensor *w, int warps, int64_t time, int *split)
 {
     gemv_cost c = cost_of(w);
     int best = 0;
     for (int s = 1; s <= warps; s *= 2) {
-        if (is_float(w->type) && s != float_split(w))
+        if (fixed_split(w) != 0 && s != fixed_split(w))
             continue;
         int64_t each = (int64_t)((c.chunks + s - 1) / s) * c.bytes + c.end, turns = time / each;
-        if (turns == 0 || (s > 1 && s / 2 >= c.chunks && !is_float(w->type)))
+        if (turns == 0 || (s > 1 && s / 2 >= c.chunks && fixed_split(w) == 0))
             continue;
         int64_t at_once = turns * (warps / s), blocks = (c.tiles + at_once - 1) / at_once;
         if (best == 0 || blocks < best) {
@@ -261,9 +354,9 @@ static int share(gemv_segment *seg, int count, int warps, int most)
             const cu_tensor *w = &seg[i].s.w, *b = &seg[i > 0 ? i - 1 : 0].s.w;
             if (i > 0 && w->type == b->type && w->rows == b->rows && w->cols == b->cols) {
                 seg[i].blocks = seg[i - 1].blocks;
-                seg[i].split = seg[i - 1].split;
+                seg[i].plan = seg[i - 1].plan;
             } else
-                seg[i].blocks = blocks_within(w, warps, time, &seg[i].split);
+                seg[i].blocks = blocks_within(w, warps, time, &seg[i].plan.split);
             blocks += seg[i].blocks;
             if (seg[i].blocks == 0)
                 blocks = 1 << 24;
@@ -272,6 +365,14 @@ static int share(gemv_segment *seg, int count, int warps, int most)
             return blocks;
         time += time / 32 + 1;
     }
+}
+
+/* Blocks of FEW warps, two kernels at a time; where there is much to compute and long to go, more
+ * warps are worth more than an early start. */
+static bool pairs(const cu_tensor *w)
+{
+    bool long_way = w->type == DSV4_IQ2_XXS && w->rows >= 65536;
+    return takes_ints(w->type) && !long_way && shared_bytes(w, FEW, tightest, 1) <= half_shared();
 }
 
 static void raise_limits(void);
@@ -298,24 +399,38 @@ extern "C" void cu_linear_group(cu_stream s, const cu_segment *segments, int cou
         return;
     /* A block on every multiprocessor. */
     int blocks = 0, tokens = n == 1 ? 1 : MOST_TOKENS, warps = n == 1 ? MANY : FEW;
+    bool paired = n == 1;
     for (int i = 0; i < a.count; i++) {
-        if (shared_bytes(&a.seg[i].s.w, warps, 2, tokens) > most_shared())
+        const cu_tensor *w = &a.seg[i].s.w;
+        paired = paired && pairs(w);
+        if (shared_bytes(w, warps, tightest, tokens) > most_shared())
             warps = FEW;
-        if (shared_bytes(&a.seg[i].s.w, warps, 2, tokens) > most_shared())
+        if (shared_bytes(w, warps, tightest, tokens) > most_shared())
             tokens = 1;
     }
-    share(a.seg, a.count, warps, multiprocessors);
+    if (paired)
+        warps = FEW;
+    int used = share(a.seg, a.count, warps, multiprocessors);
+    for (int i = used; paired && i < multiprocessors; i++)
+        a.seg[i % a.count].blocks++; /* one everywhere, none twice */
     size_t shared = 0;
     for (int i = 0; i < a.count; i++) {
         gemv_segment *g = &a.seg[i];
         g->first_block = blocks;
         blocks += g->blocks;
-        size_t bytes = shared_bytes(&g->s.w, warps, g->split, tokens);
+        g->plan = plan_of(&g->s.w, warps, g->plan.split, tokens, paired);
+        size_t bytes = shared_bytes(&g->s.w, warps, g->plan, tokens);
         shared = bytes > shared ? bytes : shared;
     }
     a.n = n;
     a.iq2 = (const cu_iq2_words *)cu_iq2_words_device();
     dim3 grid((unsigned)blocks, (unsigned)((n + tokens - 1) / tokens));
+    /* Kernels in pairs: one of each two that follow each other has more than half of the shared
+     * memory, so that two blocks of one kernel never share a multiprocessor. */
+    static thread_local bool large;
+    large = paired && !large;
+    if (large && shared < large_shared())
+        shared = large_shared();
     if (warps == MANY)
         LAUNCH("linear", size, (gemv<1, MANY>), grid, MANY * 32, shared, s, a);
     else if (tokens == 1)
@@ -338,7 +453,8 @@ typedef struct {
     cu_tensor shape;
     const cu_expert_group *groups;
     const int32_t *n_groups, *list;
-    int per_row, blocks, split;
+    int per_row, blocks;
+    gemv_plan plan;
     const float *x;
     float *y;
     bool bf16;
@@ -350,30 +466,27 @@ static __global__ void __launch_bounds__(FEW * 32, 1)
     gemv_experts(const __grid_constant__ experts_args a)
 {
     begin();
-    enum { T = CU_EXPERT_TOKENS, WARPS = FEW };
-    extern __shared__ __align__(128) uint8_t shared[];
-    __shared__ float part[WARPS][ROWS][T];
+    enum { T = CU_EXPERT_TOKENS };
     if ((int)blockIdx.y >= *a.n_groups)
         return;
-    cu_expert_group e = a.groups[blockIdx.y];
-    cu_tensor w = a.table[e.expert];
-    w.type = a.shape.type;
-    w.cols = a.shape.cols;
-    const float *from[T];
-    gemv_job g;
-    g.w = &w;
-    g.block = (int)blockIdx.x;
-    g.blocks = a.blocks;
-    g.split = a.split;
-    g.tokens = e.count;
-    g.bf16 = a.bf16;
+    if (threadIdx.x == 0) {
+        cu_expert_group e = a.groups[blockIdx.y];
+        job.w = a.table[e.expert];
+        job.w.type = a.shape.type;
+        job.w.cols = a.shape.cols;
+        job.block = (int)blockIdx.x;
+        job.blocks = a.blocks;
+        job.plan = a.plan;
+        job.tokens = e.count;
+        job.bf16 = a.bf16;
 #pragma unroll
-    for (int t = 0; t < T; t++) {
-        int32_t p = a.list[e.first + (t < e.count ? t : 0)];
-        from[t] = a.x + (int64_t)(p / a.per_row) * w.cols;
-        g.y[t] = a.y + (int64_t)p * w.rows;
+        for (int t = 0; t < T; t++) {
+            int32_t p = a.list[e.first + (t < e.count ? t : 0)];
+            job.x[t] = a.x + (int64_t)(p / a.per_row) * a.shape.cols;
+            job.y[t] = a.y + (int64_t)p * a.shape.rows;
+        }
     }
-    gemv_block<T, WARPS>(g, from, false, shared, a.iq2, part);
+    gemv_block<T, FEW, true>(job, false, a.iq2);
 }
 
 static __global__ void experts_elements(const __grid_constant__ experts_args a)
@@ -409,6 +522,7 @@ static void raise_limits(void)
     cudaFuncSetAttribute(gemv<1, FEW>, which, most);
     cudaFuncSetAttribute(gemv<MOST_TOKENS, FEW>, which, most);
     cudaFuncSetAttribute(gemv_experts, which, most);
+    cudaFuncSetAttribute(gemv<1, FEW>, cudaFuncAttributePreferredSharedMemoryCarveout, 100);
     if (cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, 0) != cudaSuccess)
         multiprocessors = 1;
     raised = true;
@@ -430,7 +544,8 @@ extern "C" void cu_linear_experts(cu_stream s, const cu_tensor *table, const cu_
     bool fits = streams(shape);
     if (fits)
         share(&one, 1, FEW, each < 4 ? 4 : each);
-    size_t shared = fits ? shared_bytes(shape, FEW, one.split, CU_EXPERT_TOKENS) : 0;
+    one.plan = plan_of(shape, FEW, one.plan.split, CU_EXPERT_TOKENS, false);
+    size_t shared = fits ? shared_bytes(shape, FEW, one.plan, CU_EXPERT_TOKENS) : 0;
     experts_args a = {table,
                       *shape,
                       groups,
@@ -438,7 +553,7 @@ extern "C" void cu_linear_experts(cu_stream s, const cu_tensor *table, const cu_
                       list,
                       per_row,
                       one.blocks,
-                      one.split,
+                      one.plan,
                       x,
                       y,
                       bf16,

@@ -1,10 +1,10 @@
 /* cuda_fragments.cu - the tensor cores' operands (mma.cuh), made on this CPU: put together as an
- * mma would, a row's codes and factors give the reference's weights; x's parts add up to x. Needs
- * no GPU. */
+ * mma would, a row's codes and factors give the reference's weights; x's parts add up to x, and so
+ * do its limbs as nearly as they must. Needs no GPU. */
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "optimized/cuda/mma.cuh"
+#include "optimized/cuda/ints.cuh"
 
 static int failures;
 static uint64_t state = 88172645463325252u;
@@ -104,6 +104,72 @@ static void parts()
     }
 }
 
+static void expect(bool right, const char *what, double value)
+{
+    if (!right && failures++ < 10)
+        printf("%s: %.17g\n", what, value);
+}
+
+/* Fixed point of a chunk whose largest value is `most`: to nearest, and the digits are the
+ * number's.
+ */
+static void limbs()
+{
+    for (uint64_t b = 0; b < (uint64_t)0x7f800000u; b += 40093) {
+        uint32_t largest = (uint32_t)b;
+        int n = cu_fixed_power(largest);
+        double unit = ldexp(1.0, -n);
+        expect((double)cu_two_to(-n) == unit, "the power of two of a chunk", unit);
+        float x[4] = {cu_float_of(largest), -cu_float_of(largest),
+                      cu_float_of(noise() % (largest + 1)), -cu_float_of(noise() % (largest + 1))};
+        int32_t q[4];
+        uint32_t w[LIMBS];
+        for (int i = 0; i < 4; i++) {
+            double scaled = rint((double)cu_scaled(x[i], n));
+            expect(fabs(scaled) <= 0x1p30, "a number for four limbs", scaled);
+            q[i] = (int32_t)scaled;
+            expect(fabs((double)q[i] * unit - (double)x[i]) <= unit / 2, "fixed point",
+                   (double)x[i]);
+        }
+        cu_limbs(q, w);
+        for (int i = 0; i < 4; i++) {
+            int64_t sum = 0;
+            for (int l = 0; l < LIMBS; l++)
+                sum = 256 * sum + (int8_t)(w[l] >> 8 * i & 255u);
+            expect(sum == q[i], "limbs", (double)q[i]);
+        }
+    }
+}
+
+/* Scales and minima of Q4_K, levels and signs of IQ2_XXS, as whole numbers. */
+static void whole_numbers()
+{
+    for (int r = 0; r < 1000; r++) {
+        uint32_t header[4] = {noise(), noise(), noise(), noise()}, s[2];
+        uint8_t bytes[12];
+        memcpy(bytes, header + 1, sizeof bytes);
+        cu_q4_k_scales(header, s);
+        for (int j = 0; j < 8; j++) {
+            uint32_t scale, min;
+            cu_six_bits(bytes, j, &scale, &min);
+            expect(cu_byte(s[j / 4], j % 4) == scale, "a scale of Q4_K", j);
+            expect((cu_q4_k_minima(header, j / 4) >> 8 * (j % 4) & 255u) == min,
+                   "a minimum of Q4_K", j);
+        }
+        expect(cu_q4_k_minima(header, 2) == 0 && cu_q4_k_minima(header, 3) == 0, "no minimum", r);
+        uint32_t entry = noise() % 256, seven = noise() % 128, v[2], ones = 0;
+        cu_iq2_codes(words.book[entry][0] ^ words.signs[seven][0], v);
+        for (int i = 0; i < 7; i++)
+            ones += seven >> i & 1u;
+        for (int i = 0; i < 8; i++) {
+            int level = (int)(book[entry] >> 8 * i & 255u);
+            bool negative = i < 7 ? seven >> i & 1u : ones & 1u;
+            expect((int8_t)(v[i / 4] >> 8 * (i % 4) & 255u) == (negative ? -level : level),
+                   "a value of IQ2_XXS", i);
+        }
+    }
+}
+
 int main()
 {
     cu_iq2_xxs_book(book);
@@ -117,6 +183,8 @@ int main()
     rows<DSV4_Q2_K>("Q2_K");
     rows<DSV4_IQ2_XXS>("IQ2_XXS");
     parts();
+    limbs();
+    whole_numbers();
     printf("%d failures\n", failures);
     return failures > 0;
 }
