@@ -52,7 +52,7 @@ static dsv4_status streams_shape(const vec_file *f, hid_t group, const char *pat
     if (c->direct)
         status =
             vec_direct_dataset(f->direct, c->address, "streams", &stored, &inside, &answer, err);
-    free(inside);
+    vec_rows_give(inside);
     *there = answer == VEC_HERE;
     if (*there)
         *info = stored.info;
@@ -191,7 +191,7 @@ static dsv4_status read_integers(const vec_file *f, const vec_case_entry *c, hid
     *n = info->elements;
 done:
     free(narrow);
-    free(inside);
+    vec_rows_give(inside);
     return status;
 }
 

@@ -51,7 +51,7 @@ static dsv4_status buffer_hold(buffer *b, size_t size, dsv4_error *err)
     size_t capacity = size + size / 2;
     free(b->bytes);
     b->capacity = 0;
-    b->bytes = dsv4_alloc(capacity, 1, "golden rows", err);
+    b->bytes = dsv4_alloc_unset(capacity, 1, "golden rows", err);
     if (b->bytes == NULL)
         return DSV4_E_MACHINE;
     b->capacity = capacity;
@@ -454,7 +454,7 @@ static dsv4_status dataset(vec_direct *d, uint64_t base, const char *path, vec_s
         return DSV4_OK;
     if (out->inside != NULL) {
         size_t n = (size_t)out->info.elements;
-        *inside = dsv4_alloc(n, VALUE, "golden rows", err);
+        *inside = vec_rows_take(n * VALUE, err);
         if (*inside == NULL)
             return DSV4_E_MACHINE;
         memcpy(*inside, out->inside, n * VALUE);

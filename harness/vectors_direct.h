@@ -102,7 +102,7 @@ dsv4_status vec_direct_links(vec_direct *d, uint64_t address, vec_link_visit vis
                              vec_answer *answer, dsv4_error *err);
 
 /* The dataset at `path` below the group at `base`. Values in the header are copied to *inside
- * (freed with free()), which out->inside is then. */
+ * (given back by vec_rows_give), which out->inside is then. */
 dsv4_status vec_direct_dataset(vec_direct *d, uint64_t base, const char *path, vec_stored *out,
                                void **inside, vec_answer *answer, dsv4_error *err);
 

@@ -16,6 +16,18 @@ static uint32_t turned(uint32_t x, int bits)
     return x << bits | x >> (32 - bits);
 }
 
+/* Four bytes, little-endian; most of a header's checksum is fetching them. */
+static uint32_t word(const uint8_t *p)
+{
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+    uint32_t value;
+    memcpy(&value, p, sizeof value);
+    return value;
+#else
+    return (uint32_t)vec_little(p, 4);
+#endif
+}
+
 /* Bob Jenkins' lookup3 (hashlittle, first value 0), which HDF5 puts behind every header. */
 uint32_t vec_checksum(const uint8_t *bytes, size_t n)
 {
@@ -24,9 +36,9 @@ uint32_t vec_checksum(const uint8_t *bytes, size_t n)
     if (n == 0)
         return c;
     for (; n > 12; n -= 12, bytes += 12) {
-        a += (uint32_t)vec_little(bytes, 4);
-        b += (uint32_t)vec_little(bytes + 4, 4);
-        c += (uint32_t)vec_little(bytes + 8, 4);
+        a += word(bytes);
+        b += word(bytes + 4);
+        c += word(bytes + 8);
         a = (a - c) ^ turned(c, 4), c += b;
         b = (b - a) ^ turned(a, 6), a += c;
         c = (c - b) ^ turned(b, 8), b += a;
@@ -35,9 +47,9 @@ uint32_t vec_checksum(const uint8_t *bytes, size_t n)
         c = (c - b) ^ turned(b, 4), b += a;
     }
     memcpy(last, bytes, n);
-    a += (uint32_t)vec_little(last, 4);
-    b += (uint32_t)vec_little(last + 4, 4);
-    c += (uint32_t)vec_little(last + 8, 4);
+    a += word(last);
+    b += word(last + 4);
+    c += word(last + 8);
     c = (c ^ b) - turned(b, 14);
     a = (a ^ c) - turned(c, 11);
     b = (b ^ a) - turned(a, 25);

@@ -47,6 +47,12 @@ struct vec_file {
     size_t n_cases;
 };
 
+/* ---- rows, vectors_rows.c ------------------------------------------------------------------- */
+
+/* Memory for rows that are kept a while, not zeroed, for any thread; NULL with a message. */
+void *vec_rows_take(size_t bytes, dsv4_error *err);
+void vec_rows_give(void *piece); /* may be NULL */
+
 /* ---- lock and messages ---------------------------------------------------------------------- */
 
 /* The HDF5 library is not thread-safe: every stretch of calls to it sits between these two. The

@@ -245,7 +245,7 @@ dsv4_status vec_tap_open(const vec_file *f, const vec_case *c, dsv4_tap_id id, i
         return status;
     t = dsv4_alloc(1, sizeof *t, "tap", err);
     if (!t) {
-        free(found.inside);
+        vec_rows_give(found.inside);
         return DSV4_E_MACHINE;
     }
     *t = found;
@@ -278,8 +278,8 @@ void vec_tap_close(vec_tap *tap)
         vec_unlock();
     }
     free(t->row_numbers);
-    free(t->inside);
-    free(t->rows);
+    vec_rows_give(t->inside);
+    vec_rows_give(t->rows);
     free(t);
 }
 
@@ -349,7 +349,7 @@ static dsv4_status keep_rows(tap_entry *t, dsv4_error *err)
     const vec_tap *tap = &t->pub;
     if (t->rows != NULL)
         return DSV4_OK;
-    t->rows = dsv4_alloc((size_t)(tap->n_rows * tap->row_len), VALUE, "golden rows", err);
+    t->rows = vec_rows_take((size_t)(tap->n_rows * tap->row_len) * VALUE, err);
     if (t->rows == NULL)
         return DSV4_E_MACHINE;
     dsv4_status status = read_rows(tap, 0, tap->n_rows, t->rows, err);
@@ -371,7 +371,7 @@ void vec_tap_unload(vec_tap *tap)
     tap_entry *t = (tap_entry *)(void *)tap;
     if (t == NULL)
         return;
-    free(t->rows);
+    vec_rows_give(t->rows);
     t->rows = NULL;
 }
 

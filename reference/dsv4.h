@@ -32,6 +32,8 @@ dsv4_status dsv4_fail(dsv4_error *err, dsv4_status status, const char *fmt, ...)
 /* Allocation. `count * size` is checked for overflow; memory is zeroed. On failure NULL, with a
  * message naming `what`. */
 void *dsv4_alloc(size_t count, size_t size, const char *what, dsv4_error *err);
+/* The same without zeros, for what is filled at once. */
+void *dsv4_alloc_unset(size_t count, size_t size, const char *what, dsv4_error *err);
 
 /* Test hook: fail the n-th dsv4_alloc from now (1 = the next one); 0 turns it off. */
 void dsv4_alloc_fail_at(long n);

@@ -27,17 +27,28 @@ void dsv4_alloc_fail_at(long n)
     fail_countdown = n;
 }
 
-void *dsv4_alloc(size_t count, size_t size, const char *what, dsv4_error *err)
+static void *allocate(size_t count, size_t size, bool zeroed, const char *what, dsv4_error *err)
 {
     void *p = NULL;
+    size_t n = count > 0 ? count : 1, each = size > 0 ? size : 1;
     if (fail_countdown > 0 && --fail_countdown == 0)
         goto failed;
-    if (size != 0 && count > SIZE_MAX / size)
+    if (n > SIZE_MAX / each)
         goto failed;
-    p = calloc(count > 0 ? count : 1, size > 0 ? size : 1);
+    p = zeroed ? calloc(n, each) : malloc(n * each);
     if (p != NULL)
         return p;
 failed:
     dsv4_fail(err, DSV4_E_MACHINE, "out of memory: %zu x %zu bytes for %s", count, size, what);
     return NULL;
+}
+
+void *dsv4_alloc(size_t count, size_t size, const char *what, dsv4_error *err)
+{
+    return allocate(count, size, true, what, err);
+}
+
+void *dsv4_alloc_unset(size_t count, size_t size, const char *what, dsv4_error *err)
+{
+    return allocate(count, size, false, what, err);
 }
