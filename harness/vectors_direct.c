@@ -518,7 +518,7 @@ dsv4_status vec_direct_new(const vec_file *f, vec_direct **out, dsv4_error *err)
     if (fd < 0 || fstat(fd, &info) != 0)
         return DSV4_OK;
     vec_direct *d = dsv4_alloc(1, sizeof *d, "vector file", err);
-    uint8_t *room = d != NULL ? dsv4_alloc(BLOCKS, BLOCK, "vector file", err) : NULL;
+    uint8_t *room = d != NULL ? vec_rows_take((size_t)BLOCKS * BLOCK, err) : NULL;
     if (room == NULL) {
         free(d);
         return DSV4_E_MACHINE;
@@ -548,7 +548,7 @@ void vec_direct_free(vec_direct *d)
     free(d->packed.bytes);
     free(d->shuffled.bytes);
     free(d->kept.bytes);
-    free(d->blocks);
+    vec_rows_give(d->blocks);
     if (d->inflater != NULL)
         libdeflate_free_decompressor(d->inflater);
     pthread_mutex_destroy(&d->mutex);

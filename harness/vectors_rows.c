@@ -35,7 +35,7 @@ typedef struct {
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static chunk *current; /* pieces are taken from here; NULL = from a new one */
 
-static chunk *new_chunk(size_t bytes, bool at_once, dsv4_error *err)
+static chunk *new_chunk(size_t bytes, dsv4_error *err)
 {
     void *memory = dsv4_alloc_unset(bytes + CHUNK, 1, "golden rows", err);
     if (memory == NULL)
@@ -43,10 +43,7 @@ static chunk *new_chunk(size_t bytes, bool at_once, dsv4_error *err)
     uintptr_t start = ((uintptr_t)memory + CHUNK - 1) / CHUNK * CHUNK;
     chunk *c = (chunk *)start;
 #ifdef MADV_POPULATE_WRITE
-    if (at_once)
-        (void)madvise(c, bytes, MADV_POPULATE_WRITE); /* a wish: without it all works as well */
-#else
-    (void)at_once;
+    (void)madvise(c, bytes, MADV_POPULATE_WRITE); /* a wish: without it all works as well */
 #endif
     *c = (chunk){.memory = memory, .used = ALIGNED};
     return c;
@@ -66,7 +63,7 @@ void *vec_rows_take(size_t bytes, dsv4_error *err)
     bool alone = bytes >= LARGE;
     chunk *c = alone ? NULL : current;
     if (c == NULL || c->used + bytes > CHUNK) {
-        c = new_chunk(alone ? ALIGNED + bytes : (size_t)CHUNK, !alone, err);
+        c = new_chunk(alone ? ALIGNED + bytes : (size_t)CHUNK, err);
         if (!alone && c != NULL)
             current = c; /* the one before goes when its last piece does */
     }

@@ -243,7 +243,7 @@ dsv4_status vec_tap_open(const vec_file *f, const vec_case *c, dsv4_tap_id id, i
     dsv4_status status = find_directly(f, entry, id, layer, &found, &answer, err);
     if (status != DSV4_OK || answer == VEC_ABSENT)
         return status;
-    t = dsv4_alloc(1, sizeof *t, "tap", err);
+    t = vec_rows_take(sizeof *t, err); /* with its rows */
     if (!t) {
         vec_rows_give(found.inside);
         return DSV4_E_MACHINE;
@@ -280,7 +280,7 @@ void vec_tap_close(vec_tap *tap)
     free(t->row_numbers);
     vec_rows_give(t->inside);
     vec_rows_give(t->rows);
-    free(t);
+    vec_rows_give(t);
 }
 
 /* Without the library. */
