@@ -54,7 +54,7 @@ void *vec_rows_take(size_t bytes, dsv4_error *err)
     void *piece = NULL;
     if (!TOGETHER)
         return dsv4_alloc_unset(bytes, 1, "golden rows", err);
-    if (bytes > SIZE_MAX - 2 * (size_t)CHUNK) {
+    if (dsv4_alloc_fails() || bytes > SIZE_MAX - 2 * (size_t)CHUNK) {
         dsv4_fail(err, DSV4_E_MACHINE, "out of memory: %zu bytes for golden rows", bytes);
         return NULL;
     }

@@ -37,6 +37,8 @@ void *dsv4_alloc_unset(size_t count, size_t size, const char *what, dsv4_error *
 
 /* Test hook: fail the n-th dsv4_alloc from now (1 = the next one); 0 turns it off. */
 void dsv4_alloc_fail_at(long n);
+/* For who hands out pieces of memory held already: counts as a dsv4_alloc; true = it must fail. */
+bool dsv4_alloc_fails(void);
 
 /* ---- numerics ---------------------------------------------------------------------------- */
 

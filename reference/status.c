@@ -27,11 +27,16 @@ void dsv4_alloc_fail_at(long n)
     fail_countdown = n;
 }
 
+bool dsv4_alloc_fails(void)
+{
+    return fail_countdown > 0 && --fail_countdown == 0;
+}
+
 static void *allocate(size_t count, size_t size, bool zeroed, const char *what, dsv4_error *err)
 {
     void *p = NULL;
     size_t n = count > 0 ? count : 1, each = size > 0 ? size : 1;
-    if (fail_countdown > 0 && --fail_countdown == 0)
+    if (dsv4_alloc_fails())
         goto failed;
     if (n > SIZE_MAX / each)
         goto failed;
