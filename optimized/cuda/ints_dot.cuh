@@ -1,0 +1,214 @@
+/* ints_dot.cuh - a chunk of 256 columns of 16 rows times the limbs of a few tokens: what ints.cuh
+ * says of each format, from a unit in shared memory. Private to linear.cu. */
+#ifndef DSV4_CUDA_INTS_DOT_CUH
+#define DSV4_CUDA_INTS_DOT_CUH
+
+#include "stream.cuh"
+
+__device__ __forceinline__ float joined(int high, int low)
+{
+    return fmaf(256.0f, (float)high, (float)low);
+}
+
+/* A chunk of rows a and b (g and g + 8) times x[j], limbs of pair j's token: f[j], less its factor.
+ * sums[j]: the limbs' sums. */
+template <int TYPE, int PAIRS> struct int_chunk;
+
+/* m[j]: dmin times the minima (slots of a lane: ma, mb) times the limbs' sums. */
+template <int SUMS, int PAIRS>
+__device__ __forceinline__ void minima(float (*m)[2], float dmina, float dminb, uint32_t ma,
+                                       uint32_t mb, const uint8_t *const *sums)
+{
+#pragma unroll
+    for (int j = 0; j < PAIRS; j++) {
+        int low[4], high[4];
+        cu_mma_u8_half(low, ma, mb, cu_word(sums[j]));
+        cu_mma_u8_half(high, ma, mb, cu_word(sums[j] + SUMS * LIMBS));
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            low[i] += 256 * high[i];
+        m[j][0] = dmina * joined(low[0], low[1]);
+        m[j][1] = dminb * joined(low[2], low[3]);
+    }
+}
+
+/* Thirty-two bytes are two blocks, low nibbles and high ones; those stay where they are. */
+template <int PAIRS> struct int_chunk<DSV4_Q4_K, PAIRS> {
+    static __device__ __forceinline__ void dot(const uint8_t *a, const uint8_t *b,
+                                               const uint8_t *const *x, const uint8_t *const *sums,
+                                               const gemv_room &, float (*f)[2])
+    {
+        int t = (int)threadIdx.x % 4, even[PAIRS][4] = {}, odd[PAIRS][4] = {};
+        uint4 ha = *(const uint4 *)(const void *)a, hb = *(const uint4 *)(const void *)b;
+        uint32_t heads[2][4] = {{ha.x, ha.y, ha.z, ha.w}, {hb.x, hb.y, hb.z, hb.w}};
+        uint32_t sa[2], sb[2];
+        float m[PAIRS][2], fda = cu_half(ha.x & 0xffffu) * 0.0625f;
+        float fdb = cu_half(hb.x & 0xffffu) * 0.0625f;
+        minima<8, PAIRS>(m, cu_half(ha.x >> 16), cu_half(hb.x >> 16), cu_q4_k_minima(heads[0], t),
+                         cu_q4_k_minima(heads[1], t), sums);
+        cu_q4_k_scales(heads[0], sa);
+        cu_q4_k_scales(heads[1], sb);
+        if (MUTANT(27)) /* scales of the first half of a chunk for both */
+            sa[1] = sa[0];
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            uint2 wa = *(const uint2 *)(const void *)(a + 16 + 32 * i + 8 * t);
+            uint2 wb = *(const uint2 *)(const void *)(b + 16 + 32 * i + 8 * t);
+            int fa[2], fb[2];
+#pragma unroll
+            for (int h = 0; h < 2; h++) {
+                fa[h] = (int)cu_byte(sa[i / 2], 2 * i % 4 + h);
+                fb[h] = (int)cu_byte(sb[i / 2], 2 * i % 4 + h);
+            }
+#pragma unroll
+            for (int j = 0; j < PAIRS; j++) {
+                uint4 p = *(const uint4 *)(const void *)(x[j] + 256 * i);
+                const uint32_t low = 0x0f0f0f0fu, high = 0xf0f0f0f0u;
+                int c[4];
+                cu_mma_u8(c, wa.x & low, wb.x & low, wa.y & low, wb.y & low, p.x, p.y);
+                even[j][0] += c[0] * fa[0];
+                even[j][1] += c[1] * fa[0];
+                even[j][2] += c[2] * fb[0];
+                even[j][3] += c[3] * fb[0];
+                cu_mma_u8(c, wa.x & high, wb.x & high, wa.y & high, wb.y & high, p.z, p.w);
+                odd[j][0] += c[0] * fa[1];
+                odd[j][1] += c[1] * fa[1];
+                odd[j][2] += c[2] * fb[1];
+                odd[j][3] += c[3] * fb[1];
+            }
+        }
+#pragma unroll
+        for (int j = 0; j < PAIRS; j++) { /* sixteenfold: below 2^29 */
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+                odd[j][i] += 16 * even[j][i];
+            f[j][0] = fmaf(fda, joined(odd[j][0], odd[j][1]), -m[j][0]);
+            f[j][1] = fmaf(fdb, joined(odd[j][2], odd[j][3]), -m[j][1]);
+        }
+    }
+};
+
+/* Two bits of a byte times the scale of 16 columns stay in it: codes up to 45, or 180 where they
+ * are two bits up, and those have sums of their own. */
+template <int PAIRS> struct int_chunk<DSV4_Q2_K, PAIRS> {
+    static __device__ __forceinline__ uint32_t scales(const uint8_t *p, int half, int t)
+    {
+        return cu_bytes(cu_word(p + 8 * half), cu_word(p + 8 * half + 4),
+                        t < 2 ? 0x6420u : 0x7531u) &
+               0x0f0f0f0fu;
+    }
+    static __device__ __forceinline__ void dot(const uint8_t *a, const uint8_t *b,
+                                               const uint8_t *const *x, const uint8_t *const *sums,
+                                               const gemv_room &, float (*f)[2])
+    {
+        int t = (int)threadIdx.x % 4, one[PAIRS][4] = {}, four[PAIRS][4] = {};
+        uint32_t da = cu_word(a + 80), db = cu_word(b + 80);
+        float m[PAIRS][2], fda = cu_half(da & 0xffffu) * 0.25f, fdb = cu_half(db & 0xffffu) * 0.25f;
+        minima<16, PAIRS>(m, cu_half(da >> 16), cu_half(db >> 16),
+                          cu_word(a + 4 * t) >> 4 & 0x0f0f0f0fu,
+                          cu_word(b + 4 * t) >> 4 & 0x0f0f0f0fu, sums);
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const uint8_t *ca = a + 16 + 32 * half + 8 * t, *cb = b + 16 + 32 * half + 8 * t;
+            uint32_t w[4] = {cu_word(ca), cu_word(cb), cu_word(ca + 4), cu_word(cb + 4)};
+            uint32_t sa = scales(a, half, t), sb = scales(b, half, t);
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                uint32_t low[4], high[4];
+#pragma unroll
+                for (int m = 0; m < 4; m++) {
+                    uint32_t s = m % 2 ? sb : sa, up = w[m] >> 4 * i;
+                    low[m] = (up & 0x03030303u) * cu_byte(s, 2 * i);
+                    high[m] = (up & 0x0c0c0c0cu) * cu_byte(s, 2 * i + 1);
+                }
+#pragma unroll
+                for (int j = 0; j < PAIRS; j++) {
+                    uint4 p = *(const uint4 *)(const void *)(x[j] + 256 * (2 * half + i));
+                    cu_mma_u8_add(one[j], low[0], low[1], low[2], low[3], p.x, p.y);
+                    cu_mma_u8_add(four[j], high[0], high[1], high[2], high[3], p.z, p.w);
+                }
+            }
+        }
+#pragma unroll
+        for (int j = 0; j < PAIRS; j++) {
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+                four[j][i] += 4 * one[j][i];
+            f[j][0] = fmaf(fda, joined(four[j][0], four[j][1]), -m[j][0]);
+            f[j][1] = fmaf(fdb, joined(four[j][2], four[j][3]), -m[j][1]);
+        }
+    }
+};
+
+__device__ __forceinline__ uint32_t word_at(uint32_t shared)
+{
+    uint32_t w;
+    asm("ld.shared.u32 %0, [%1];" : "=r"(w) : "r"(shared));
+    return w;
+}
+
+/* Groups of eight bytes from an even address: four indices, then signs and scale in a word, which
+ * is whole where the address is a multiple of four. */
+template <int PAIRS> struct int_chunk<DSV4_IQ2_XXS, PAIRS> {
+    template <bool WHOLE>
+    static __device__ __forceinline__ void row(const uint8_t *group, uint32_t stride, uint32_t book,
+                                               uint32_t v[2], int *scale)
+    {
+        uint32_t t = threadIdx.x % 4, half = WHOLE ? 0 : (uint32_t)(uintptr_t)group & 2u;
+        uint32_t word = cu_word(group + 4 - half);
+        if (!WHOLE)
+            word = cu_funnel(word, cu_word(group + 8 - half), 8 * half);
+        uint32_t n = word_at(group[t] * stride + book);
+        uint32_t signs = word_at((word >> 7 * t & 127u) * stride + (book + 256 * stride));
+        if (!(MUTANT(28) && t == 3)) /* a lane's signs dropped */
+            n ^= signs;
+        cu_iq2_codes(n, v);
+        *scale = (int)(word >> 27 | 1u);
+    }
+    template <bool WHOLE>
+    static __device__ __forceinline__ void sum(const uint8_t *a, const uint8_t *b,
+                                               const uint8_t *const *x, const gemv_room &r,
+                                               float (*f)[2])
+    {
+        uint32_t book = shared_address(r.iq2) + (threadIdx.x * 4 & (r.iq2_stride - 1));
+        int sum[PAIRS][4] = {};
+        uint4 p[PAIRS];
+#pragma unroll(PAIRS == 1 ? 4 : 8) /* that it stays in the nearest cache */
+        for (int i = 0; i < 8; i++) {
+            uint32_t va[2], vb[2];
+            int fa, fb;
+            row<WHOLE>(a + 2 + 8 * i, r.iq2_stride, book, va, &fa);
+            row<WHOLE>(b + 2 + 8 * i, r.iq2_stride, book, vb, &fb);
+#pragma unroll
+            for (int j = 0; j < PAIRS; j++) {
+                int c[4];
+                if (i % 2 == 0)
+                    p[j] = *(const uint4 *)(const void *)(x[j] + 128 * i);
+                cu_mma_s8(c, va[0], vb[0], va[1], vb[1], i % 2 ? p[j].z : p[j].x,
+                          i % 2 ? p[j].w : p[j].y);
+                sum[j][0] += c[0] * fa;
+                sum[j][1] += c[1] * fa;
+                sum[j][2] += c[2] * fb;
+                sum[j][3] += c[3] * fb;
+            }
+        }
+        float da = cu_half(cu_load16(a)) * 0.125f, db = cu_half(cu_load16(b)) * 0.125f;
+#pragma unroll
+        for (int j = 0; j < PAIRS; j++) {
+            f[j][0] = da * joined(sum[j][0], sum[j][1]);
+            f[j][1] = db * joined(sum[j][2], sum[j][3]);
+        }
+    }
+    static __device__ __forceinline__ void dot(const uint8_t *a, const uint8_t *b,
+                                               const uint8_t *const *x, const uint8_t *const *,
+                                               const gemv_room &r, float (*f)[2])
+    {
+        uint32_t half = ((uint32_t)(uintptr_t)(a + 2) | (uint32_t)(uintptr_t)(b + 2)) & 2u;
+        if (__any_sync(0xffffffffu, half != 0))
+            sum<false>(a, b, x, r, f);
+        else
+            sum<true>(a, b, x, r, f);
+    }
+};
+
+#endif
