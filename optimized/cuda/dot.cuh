@@ -181,7 +181,7 @@ __device__ __forceinline__ void float_rows(const gemv_job &g, float *x, float (*
 #pragma unroll
     for (int t = 0; t < T; t++) {
         const float *in = g.x[t];
-        bool aligned = (uintptr_t)in % 16 == 0;
+        bool aligned = ((uintptr_t)in | (uintptr_t)g.up) % 16 == 0;
         float *to = x + t * ld;
         for (int i = threadIdx.x; i < quads; i += AHEAD * WARPS * 32) {
             float4 v[AHEAD];
@@ -189,6 +189,11 @@ __device__ __forceinline__ void float_rows(const gemv_job &g, float *x, float (*
             for (int k = 0; k < AHEAD; k++)
                 if (i + k * WARPS * 32 < quads)
                     v[k] = four_from(in, i + k * WARPS * 32, aligned);
+            if (T == 1 && g.up != NULL)
+#pragma unroll
+                for (int k = 0; k < AHEAD; k++)
+                    if (i + k * WARPS * 32 < quads)
+                        v[k] = gated(g, v[k], i + k * WARPS * 32, aligned);
 #pragma unroll
             for (int k = 0; k < AHEAD; k++)
                 if (i + k * WARPS * 32 < quads)

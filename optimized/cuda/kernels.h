@@ -52,7 +52,12 @@ typedef struct {
     /* And: *index is known once the launch before the last one is done, since the last one's kernel
      * lets the next start no sooner. */
     bool settled;
+    /* Of a single token: up != NULL: x is the gates of an expert, and what is multiplied is their
+     * swiglu with `up` (limit: as swiglu's), times *share if that is not NULL. */
+    float limit;
+    const float *up, *share;
 } cu_segment;
+/* A kernel whose own indices are not settled lets the next start once it has waited for them. */
 void cu_linear_group(cu_stream s, const cu_segment *segments, int count, int64_t n);
 
 /* Can the rows be read as whole blocks, at the alignment that is needed? */

@@ -68,8 +68,8 @@ static size_t shared_bytes(const cu_tensor *w, int warps, gemv_plan plan, int to
     return lay_out(w, warps, plan, tokens, unit_bytes(w->type), NULL, &r);
 }
 
-/* What needs least. */
-static const gemv_plan tightest = {2, SHALLOW, CU_IQ2_COPIES};
+/* What needs least: few sums meet where many warps share a tile. */
+static const gemv_plan tightest = {8, SHALLOW, CU_IQ2_COPIES};
 
 /* Can rows of the type be streamed from here? */
 static bool streams(const cu_tensor *w)
@@ -207,6 +207,9 @@ __device__ __forceinline__ void job_of(const gemv_args &a, const gemv_segment *s
     g->blocks = s->blocks;
     g->plan = s->plan;
     g->bf16 = s->s.bf16;
+    g->limit = s->s.limit;
+    g->up = s->s.up;
+    g->share = s->s.share;
     int64_t first = (int64_t)blockIdx.y * T;
     g->tokens = a.n - first < T ? (int)(a.n - first) : T;
     /* wrong stride: the vectors taken to be dense */
@@ -222,7 +225,6 @@ template <int T, int WARPS>
 static __global__ void __launch_bounds__(WARPS * 32, WARPS == FEW ? 2 : 1)
     gemv(const __grid_constant__ gemv_args a)
 {
-    let_next_start();
     int segment = 0;
     while (segment + 1 < a.count && (int)blockIdx.x >= a.seg[segment + 1].first_block)
         segment++;
@@ -230,6 +232,7 @@ static __global__ void __launch_bounds__(WARPS * 32, WARPS == FEW ? 2 : 1)
     bool before = s->s.table == NULL || s->s.settled;
     if (!before)
         wait_for_previous();
+    let_next_start();
     if constexpr (WARPS == FEW) {
         if (threadIdx.x == 0)
             job_of<T>(a, s, &job);
@@ -319,12 +322,14 @@ static gemv_plan plan_of(const cu_tensor *w, int warps, int split, int tokens, b
 }
 
 /* The fewest blocks that finish w within `time`, and how; 0 = it takes longer. */
-static int blocks_within(const cu_tensor *w, int warps, int64_t time, int *split)
+static int blocks_within(const cu_tensor *w, int warps, int tokens, int64_t time, int *split)
 {
     gemv_cost c = cost_of(w);
     int best = 0;
     for (int s = 1; s <= warps; s *= 2) {
-        if (fixed_split(w) != 0 && s != fixed_split(w))
+        gemv_plan least = {s, tightest.depth, tightest.copies};
+        if ((fixed_split(w) != 0 && s != fixed_split(w)) ||
+            shared_bytes(w, warps, least, tokens) > most_shared())
             continue;
         int64_t each = (int64_t)((c.chunks + s - 1) / s) * c.bytes + c.end, turns = time / each;
         if (turns == 0 || (s > 1 && s / 2 >= c.chunks && fixed_split(w) == 0))
@@ -340,7 +345,7 @@ static int blocks_within(const cu_tensor *w, int warps, int64_t time, int *split
 
 /* Blocks for every segment, `most` together if that can be: the shortest time in which all are done
  * side by side. Segments of the same shape follow each other. */
-static int share(gemv_segment *seg, int count, int warps, int most)
+static int share(gemv_segment *seg, int count, int warps, int tokens, int most)
 {
     int64_t time = 0;
     for (int i = 0; i < count; i++) {
@@ -356,7 +361,7 @@ static int share(gemv_segment *seg, int count, int warps, int most)
                 seg[i].blocks = seg[i - 1].blocks;
                 seg[i].plan = seg[i - 1].plan;
             } else
-                seg[i].blocks = blocks_within(w, warps, time, &seg[i].plan.split);
+                seg[i].blocks = blocks_within(w, warps, tokens, time, &seg[i].plan.split);
             blocks += seg[i].blocks;
             if (seg[i].blocks == 0)
                 blocks = 1 << 24;
@@ -410,7 +415,7 @@ extern "C" void cu_linear_group(cu_stream s, const cu_segment *segments, int cou
     }
     if (paired)
         warps = FEW;
-    int used = share(a.seg, a.count, warps, multiprocessors);
+    int used = share(a.seg, a.count, warps, tokens, multiprocessors);
     for (int i = used; paired && i < multiprocessors; i++)
         a.seg[i % a.count].blocks++; /* one everywhere, none twice */
     size_t shared = 0;
@@ -442,7 +447,13 @@ extern "C" void cu_linear_group(cu_stream s, const cu_segment *segments, int cou
 extern "C" void cu_linear(cu_stream s, const cu_tensor *w, const float *x, int64_t ldx, int64_t n,
                           float *y, int64_t ldy, bool bf16)
 {
-    cu_segment one = {*w, NULL, NULL, x, ldx, y, ldy, bf16, false, false};
+    cu_segment one = {};
+    one.w = *w;
+    one.x = x;
+    one.ldx = ldx;
+    one.y = y;
+    one.ldy = ldy;
+    one.bf16 = bf16;
     cu_linear_group(s, &one, 1, n);
 }
 
@@ -479,6 +490,7 @@ static __global__ void __launch_bounds__(FEW * 32, 1)
         job.plan = a.plan;
         job.tokens = e.count;
         job.bf16 = a.bf16;
+        job.up = NULL;
 #pragma unroll
         for (int t = 0; t < T; t++) {
             int32_t p = a.list[e.first + (t < e.count ? t : 0)];
@@ -543,7 +555,7 @@ extern "C" void cu_linear_experts(cu_stream s, const cu_tensor *table, const cu_
     int each = (int)((2 * multiprocessors + most - 1) / most);
     bool fits = streams(shape);
     if (fits)
-        share(&one, 1, FEW, each < 4 ? 4 : each);
+        share(&one, 1, FEW, CU_EXPERT_TOKENS, each < 4 ? 4 : each);
     one.plan = plan_of(shape, FEW, one.plan.split, CU_EXPERT_TOKENS, false);
     size_t shared = fits ? shared_bytes(shape, FEW, one.plan, CU_EXPERT_TOKENS) : 0;
     experts_args a = {table,

@@ -8,7 +8,7 @@
 #ifndef DSV4_CUDA_STREAM_CUH
 #define DSV4_CUDA_STREAM_CUH
 
-#include "device.cuh"
+#include "rows.cuh"
 #include "ints.cuh"
 
 enum { TILE = 16, PIECE = 16 /* bytes of a copy */ };
@@ -91,6 +91,9 @@ typedef struct {
     float *y[MOST_TOKENS];
     int tokens;
     bool bf16;
+    /* Of one token: up != NULL: x[0] is gates (cu_segment). */
+    float limit;
+    const float *up, *share;
 } gemv_job;
 
 /* Where things lie in dynamic shared memory. x: bf16 parts [tokens][3][ld], or limbs [tokens]
@@ -196,6 +199,25 @@ __device__ __forceinline__ float4 four_from(const float *in, int i, bool aligned
                    : make_float4(in[4 * i], in[4 * i + 1], in[4 * i + 2], in[4 * i + 3]);
 }
 
+/* Gates g with u: one copy of these instructions, for all that take them. */
+static __device__ __noinline__ float4 swiglu_four(float4 g, float4 u, float limit,
+                                                  const float *share)
+{
+    float4 h = make_float4(swiglu_of(g.x, u.x, limit), swiglu_of(g.y, u.y, limit),
+                           swiglu_of(g.z, u.z, limit), swiglu_of(g.w, u.w, limit));
+    if (share != NULL && !MUTANT(76)) { /* the weights of the experts left out */
+        float s = *share;
+        h = make_float4(s * h.x, s * h.y, s * h.z, s * h.w);
+    }
+    return h;
+}
+
+/* The columns of a job's only token, v read from its x already. */
+__device__ __forceinline__ float4 gated(const gemv_job &g, float4 v, int i, bool aligned)
+{
+    return swiglu_four(v, four_from(g.up, i, aligned), g.limit, g.share);
+}
+
 /* The tokens' vectors into parts. */
 template <int T, int WARPS>
 __device__ __forceinline__ void split_vectors(const gemv_job &g, const gemv_room &r)
@@ -207,7 +229,7 @@ __device__ __forceinline__ void split_vectors(const gemv_job &g, const gemv_room
 #pragma unroll
     for (int t = 0; t < T; t++) {
         const float *in = g.x[t];
-        bool aligned = (uintptr_t)in % 16 == 0;
+        bool aligned = ((uintptr_t)in | (uintptr_t)g.up) % 16 == 0;
         uint8_t *to = r.x + t * CU_PARTS * r.ld;
         for (int first = (int)threadIdx.x; first < quads; first += AHEAD * STEP) {
             float4 v[AHEAD];
@@ -215,6 +237,11 @@ __device__ __forceinline__ void split_vectors(const gemv_job &g, const gemv_room
             for (int k = 0; k < AHEAD; k++)
                 if (first + k * STEP < quads)
                     v[k] = four_from(in, first + k * STEP, aligned);
+            if (T == 1 && g.up != NULL)
+#pragma unroll
+                for (int k = 0; k < AHEAD; k++)
+                    if (first + k * STEP < quads)
+                        v[k] = gated(g, v[k], first + k * STEP, aligned);
 #pragma unroll
             for (int k = 0; k < AHEAD; k++)
                 if (first + k * STEP < quads) {

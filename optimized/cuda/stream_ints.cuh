@@ -7,9 +7,10 @@
 
 /* ---- x --------------------------------------------------------------------------------------- */
 
-/* A warp a chunk of a token: limbs, their sums, the factor. */
-template <int TYPE, int T, int WARPS>
-__device__ __forceinline__ void limb_vectors(const gemv_job &g, const gemv_room &r)
+/* A warp a chunk of a token: limbs, their sums, the factor. between(): what a warp does while its
+ * first chunks are on their way. */
+template <int TYPE, int T, int WARPS, typename BETWEEN>
+__device__ __forceinline__ void limb_vectors(const gemv_job &g, const gemv_room &r, BETWEEN between)
 {
     enum { SUMS = int_shape<TYPE>::SUMS, AHEAD = T == 1 && WARPS < 16 ? 4 : 2 };
     int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32, t = lane % 4;
@@ -17,9 +18,9 @@ __device__ __forceinline__ void limb_vectors(const gemv_job &g, const gemv_room 
 #pragma unroll 1
     for (int token = 0; token < T; token++) {
         const float *in = g.x[token];
-        bool aligned = (uintptr_t)in % 16 == 0;
+        bool aligned = ((uintptr_t)in | (uintptr_t)g.up) % 16 == 0;
 #pragma unroll 1
-        for (int first = warp; first < chunks; first += AHEAD * WARPS) {
+        for (int first = warp; first < chunks || first == warp; first += AHEAD * WARPS) {
             float4 v[AHEAD][2];
 #pragma unroll
             for (int k = 0; k < AHEAD; k++) {
@@ -31,6 +32,17 @@ __device__ __forceinline__ void limb_vectors(const gemv_job &g, const gemv_room 
                     v[k][1] = four_from(in, column / 4 + 1, aligned);
                 }
             }
+            if (token == 0 && first == warp)
+                between();
+            if (T == 1 && g.up != NULL)
+#pragma unroll
+                for (int k = 0; k < AHEAD; k++) {
+                    int column = (first + k * WARPS) * CU_CHUNK + 8 * lane;
+                    if (column < cols) {
+                        v[k][0] = gated(g, v[k][0], column / 4, aligned);
+                        v[k][1] = gated(g, v[k][1], column / 4 + 1, aligned);
+                    }
+                }
 #pragma unroll
             for (int k = 0; k < AHEAD; k++) {
                 int chunk = first + k * WARPS, at = token * chunks + chunk;
@@ -320,9 +332,11 @@ __device__ __forceinline__ void stream_ints(const gemv_job &g, const gemv_room &
 {
     int_streamer<TYPE, T, WARPS> s;
     s.start(g, r);
+    /* Vectors asked for behind the weights would come behind them. */
+    if (before)
 #pragma unroll 1
-    for (int i = 0; i < s.depth; i++)
-        s.copy();
+        for (int i = 0; i < s.depth; i++)
+            s.copy();
     if (TYPE == DSV4_IQ2_XXS) { /* every word once for each lane, or for every other one */
         int each = (int)r.iq2_stride / 16;
         for (int i = threadIdx.x; i < 384 * each; i += WARPS * 32) {
@@ -335,7 +349,12 @@ __device__ __forceinline__ void stream_ints(const gemv_job &g, const gemv_room &
         wait_for_previous();
     if (MUTANT(13) && threadIdx.x / 32 == WARPS - 1) /* a warp that comes late */
         __nanosleep(20000);
-    limb_vectors<TYPE, T, WARPS>(g, r);
+    limb_vectors<TYPE, T, WARPS>(g, r, [&] {
+        if (!before)
+#pragma unroll 1
+            for (int i = 0; i < s.depth; i++)
+                s.copy();
+    });
     if (!MUTANT(13)) /* missing barrier: the vectors are read while they are written */
         __syncthreads();
     s.multiply(g, r);

@@ -256,8 +256,12 @@ static void linear(const dsv4_tensor *w, const float *x, int64_t ldx, int64_t n,
     int r = need(&f, SCRATCH, NULL, (int64_t)bytes, 1);
     if (begin(&f))
         while (run(&f)) {
-            cu_segment g = {weights_at(&f, &m), NULL, NULL,  at(&f, i), ldx,
-                            at(&f, o),          ldy,  false, bf16,      false};
+            cu_segment g = {.w = weights_at(&f, &m),
+                            .x = at(&f, i),
+                            .ldx = ldx,
+                            .y = at(&f, o),
+                            .ldy = ldy,
+                            .x_bf16 = bf16};
             cu_gemm_large_tiles(f.round == 2); /* the same bits from tiles of either size */
             cu_products(f.stream, &g, 1, n, &(cu_room){at(&f, r), bytes});
         }

@@ -100,8 +100,8 @@ static void one_product(bench *x, void *ctx, int i)
         w.data = x->pool + at;
         if (w.scale_row_bytes > 0)
             w.scale = w.data + (size_t)w.rows * w.row_bytes;
-        g[k] = (cu_segment){w,      NULL,  NULL,  x->floats, w.cols, x->out + k * w.rows,
-                            w.rows, false, false, false};
+        g[k] = (cu_segment){
+            .w = w, .x = x->floats, .ldx = w.cols, .y = x->out + k * w.rows, .ldy = w.rows};
     }
     cu_linear_group(x->s, g, p->sh.together, 1);
 }
