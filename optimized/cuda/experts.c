@@ -22,7 +22,7 @@ static void products(cu_stream s, const cu_experts_args *a, const cu_tensor *tab
                         pairs, per_row, x, a->deployed, y, a->deployed, &a->room);
     else
         cu_linear_experts(s, table, shape, a->n_experts, a->list, a->groups, a->n_groups, pairs,
-                          per_row, x, y, a->deployed);
+                          per_row, x, y, a->deployed, a->one_order);
 }
 
 static int together_of(const cu_experts_args *a)
@@ -52,7 +52,8 @@ static void gate_up(cu_stream s, const cu_experts_args *a, const float *x, int t
                                       .y = a->gate + i * F,
                                       .ldy = F,
                                       .bf16 = a->deployed,
-                                      .x_bf16 = a->deployed};
+                                      .x_bf16 = a->deployed,
+                                      .one_order = a->one_order};
             g[count++] = (cu_segment){.w = a->w3,
                                       .table = a->t3,
                                       .index = a->experts + i,
@@ -61,7 +62,8 @@ static void gate_up(cu_stream s, const cu_experts_args *a, const float *x, int t
                                       .y = a->up + i * F,
                                       .ldy = F,
                                       .bf16 = a->deployed,
-                                      .x_bf16 = a->deployed};
+                                      .x_bf16 = a->deployed,
+                                      .one_order = a->one_order};
         }
         cu_linear_group(s, g, count, 1);
     }
@@ -89,7 +91,8 @@ static void down(cu_stream s, const cu_experts_args *a, const cu_segment *shared
                                 .ldy = D,
                                 .bf16 = a->deployed,
                                 .x_bf16 = a->deployed,
-                                .settled = shared != NULL};
+                                .settled = shared != NULL,
+                                .one_order = a->one_order};
         if (gated) {
             g[count].limit = a->limit;
             g[count].up = a->up + i * F;
@@ -154,7 +157,8 @@ void cu_experts_and_shared(cu_stream s, const cu_experts_args *a, const cu_share
                        .y = e->out,
                        .ldy = D,
                        .bf16 = a->deployed,
-                       .x_bf16 = a->deployed};
+                       .x_bf16 = a->deployed,
+                       .one_order = a->one_order};
     if (a->n == 0)
         return;
     int together = together_of(a);

@@ -17,6 +17,12 @@ static bool deployed(const dsv4_cuda_session *s)
     return s->options.numerics == DSV4_DEPLOYED;
 }
 
+/* Activations are rounded to a few bits: a last bit that differs may become a step of them. */
+static bool steps(const dsv4_cuda_session *s)
+{
+    return s->options.numerics != DSV4_MATH;
+}
+
 /* ---- products ------------------------------------------------------------------------------- */
 
 /* Tokens that go together: of one conversation from position pos0 = *pos on; or, in a batch, one of
@@ -61,7 +67,8 @@ static void product(dsv4_cuda_session *s, group *g, const cu_tensor *w, const fl
                                       .y = y,
                                       .ldy = w->rows,
                                       .bf16 = rounds,
-                                      .x_bf16 = deployed(s)};
+                                      .x_bf16 = deployed(s),
+                                      .one_order = steps(s)};
     g->n = n;
 }
 
@@ -419,7 +426,8 @@ static void attend(dsv4_cuda_session *s, const cu_layer *w, int number, int rati
                                         .y = s->o_lora + first,
                                         .ldy = out,
                                         .bf16 = deployed(s),
-                                        .x_bf16 = deployed(s)};
+                                        .x_bf16 = deployed(s),
+                                        .one_order = steps(s)};
     }
     flush(s, &g, "products: wo_a");
     cu_keep_apart(false); /* cu_join's */
@@ -560,6 +568,7 @@ static void moe(dsv4_cuda_session *s, const cu_layer *w, float limit, int layer,
                          .weights = s->weights,
                          .limit = limit,
                          .deployed = deployed(s),
+                         .one_order = steps(s),
                          .x8 = s->linear_in,
                          .gate = s->gate,
                          .up = s->up,

@@ -75,10 +75,11 @@ CU_UNIT_SHAPE(DSV4_IQ2_XXS, 256, 5, 80, 0);
 enum { MOST_TOKENS = 4 };
 
 /* How a block goes about a matrix. depth: units in a warp's ring, SHALLOW to DEEP; copies: of each
- * of IQ2_XXS's words in shared memory, for the lanes that share one. */
+ * of IQ2_XXS's words in shared memory, for the lanes that share one; ints: in whole numbers. */
 enum { SHALLOW = 2, DEEP = 3 };
 typedef struct {
     int split, depth, copies;
+    bool ints;
 } gemv_plan;
 
 /* Rows of w for up to T tokens. Blocks take turns at the tiles: block `block` of `blocks`. In
@@ -118,11 +119,6 @@ __host__ __device__ __forceinline__ int parts_stride(int cols)
     return bytes % 128 == 64 ? bytes : bytes + 64;
 }
 
-__host__ __device__ constexpr bool takes_ints(int type)
-{
-    return type == DSV4_Q4_K || type == DSV4_Q2_K || type == DSV4_IQ2_XXS;
-}
-
 /* Bytes of a unit. */
 static inline int unit_bytes(int type)
 {
@@ -150,7 +146,7 @@ __host__ __device__ __forceinline__ size_t lay_out(const cu_tensor *w, int warps
                                                    gemv_room *r)
 {
     int cols = (int)w->cols, chunks = (cols + CU_CHUNK - 1) / CU_CHUNK;
-    bool ints = takes_ints(w->type);
+    bool ints = plan.ints;
     size_t at = (size_t)(warps * plan.depth * unit);
     r->ring = base;
     r->x = base + at;

@@ -3,7 +3,7 @@
 #ifndef DSV4_CUDA_STREAM_INTS_CUH
 #define DSV4_CUDA_STREAM_INTS_CUH
 
-#include "ints_dot.cuh"
+#include "ints_dot_blocks.cuh"
 
 /* ---- x --------------------------------------------------------------------------------------- */
 
@@ -109,8 +109,9 @@ __device__ __forceinline__ void limb_vectors(const gemv_job &g, const gemv_room 
 
 /* ---- a warp ---------------------------------------------------------------------------------- */
 
-/* What streamer is, for units of whole chunks of types without scales beside them, and with as few
- * instructions as can be: lanes walk from unit to unit by adding. */
+/* What streamer is, for units of whole chunks, and with as few instructions as can be: lanes walk
+ * from unit to unit by adding. Scales beside the rows begin at the same place of a word in all of
+ * them. */
 template <int TYPE, int T, int WARPS> struct int_streamer {
     typedef unit_shape<TYPE> U;
     enum {
@@ -122,14 +123,15 @@ template <int TYPE, int T, int WARPS> struct int_streamer {
     };
     static_assert((int)U::COLS % CU_CHUNK == 0, "whole chunks");
     static_assert((int)U::PIECES <= MAIN + REST, "lanes for all pieces");
-    static_assert((int)U::SCALE == 0, "no scales beside the rows");
 
     uint8_t *ring;
     int depth, tiles, stride, first, last; /* the warp's columns of a tile */
     /* What is copied next, into which slot: this lane's piece of row lane / MAIN, and of row
      * lane / REST; rows left from the tile's first. */
     const uint8_t *from, *rest;
-    int64_t jump, down; /* from behind a tile to the next one; HEIGHT rows */
+    int64_t jump, down;        /* from behind a tile to the next one; HEIGHT rows */
+    const uint8_t *from_scale; /* row lane % 16 */
+    int64_t jump_scale;
     int col, rows, slot;
     bool plain; /* all rows are aligned alike */
 
@@ -156,6 +158,12 @@ template <int TYPE, int T, int WARPS> struct int_streamer {
         rest = data + lane / REST * row_bytes + (MAIN + lane % REST) * PIECE;
         down = HEIGHT * row_bytes;
         jump = stride * TILE * row_bytes - (last - first + U::COLS - 1) / U::COLS * U::BYTES;
+        if (U::SCALE > 0) {
+            int64_t bytes = (int64_t)g.w.scale_row_bytes;
+            from_scale = g.w.scale + (g.w.row0 + tile * TILE + lane % 16) * bytes +
+                         first * U::SCALE / U::COLS;
+            jump_scale = stride * TILE * bytes - (last - first + U::COLS - 1) / U::COLS * U::SCALE;
+        }
         col = first;
         rows = (int)g.w.rows - tile * TILE;
         slot = 0;
@@ -175,6 +183,21 @@ template <int TYPE, int T, int WARPS> struct int_streamer {
                 copy_16(shared_address(room + r * U::STRIDE + piece), at - off);
             at += 32 / LANES * row_bytes;
         }
+    }
+
+    __device__ __forceinline__ void copy_scales(int cols, uint8_t *room)
+    {
+        int lane = (int)threadIdx.x % 32, low = (int)((uintptr_t)from_scale & 3);
+        int bytes = low + cols * U::SCALE / U::COLS;
+        uint32_t to = shared_address(room + TILE * U::STRIDE + lane % 16 * U::SCALE_STRIDE);
+        if (lane % 16 < rows)
+#pragma unroll
+            for (int i = 0; i < ((int)U::SCALE_STRIDE / 4 + 1) / 2; i++) {
+                int at = (lane / 16 + 2 * i) * 4;
+                if (at < bytes)
+                    copy_4(to + at, from_scale - low + at);
+            }
+        from_scale += U::SCALE;
     }
 
     /* The next unit on its way into the slot that was read last; one group, empty at the end. */
@@ -206,6 +229,8 @@ template <int TYPE, int T, int WARPS> struct int_streamer {
                 if (U::PIECES > MAIN)
                     copy_some<REST, MAIN>(rest, bytes, room, down / HEIGHT);
             }
+            if constexpr ((int)U::SCALE > 0)
+                copy_scales(last - col < U::COLS ? last - col : U::COLS, room);
             from += U::BYTES;
             rest += U::BYTES;
             col += U::COLS;
@@ -213,6 +238,8 @@ template <int TYPE, int T, int WARPS> struct int_streamer {
                 col = first;
                 from += jump;
                 rest += jump;
+                if (U::SCALE > 0 && !MUTANT(32)) /* scales of the first tile for all */
+                    from_scale += jump_scale;
                 rows -= stride * TILE;
             }
         }
@@ -235,6 +262,7 @@ template <int TYPE, int T, int WARPS> struct int_streamer {
         int share = warp % split, turn = 0;
         int chunks = ((int)g.w.cols + CU_CHUNK - 1) / CU_CHUNK;
         uint32_t row_bytes = (uint32_t)g.w.row_bytes, data = (uint32_t)(uintptr_t)g.w.data;
+        uint32_t low = U::SCALE > 0 ? (uint32_t)(uintptr_t)g.w.scale & 3u : 0;
         /* Column n of B is limb n % 4 of the pair's token n / 4; the only token's twice. */
         const uint8_t *x[PAIRS], *sums[PAIRS];
         const float *factors[PAIRS]; /* of the lane's sums: columns 2t, 2t + 1 */
@@ -257,6 +285,9 @@ template <int TYPE, int T, int WARPS> struct int_streamer {
                     copies_wait<DEEP - 1>();
                 __syncwarp();
                 const uint8_t *a = ring + slot * U::ROOM + at * U::STRIDE, *b = a + 8 * U::STRIDE;
+                const uint8_t *fa =
+                    ring + slot * U::ROOM + TILE * U::STRIDE + at * U::SCALE_STRIDE + low;
+                const uint8_t *fb = fa + 8 * U::SCALE_STRIDE;
                 if (U::LOOSE) {
                     uint32_t begins =
                         data + (uint32_t)(k * TILE + at) * row_bytes + (uint32_t)bytes_of(unit);
@@ -267,25 +298,33 @@ template <int TYPE, int T, int WARPS> struct int_streamer {
                 for (int c = unit; c < unit + U::COLS && c < last; c += CU_CHUNK) {
                     int chunk = c / CU_CHUNK;
                     const uint8_t *xc[PAIRS], *sc[PAIRS];
-                    float f[PAIRS][2];
+                    float f[PAIRS][2], factor[PAIRS];
 #pragma unroll
                     for (int j = 0; j < PAIRS; j++) {
                         xc[j] = x[j] + chunk * LIMB_CHUNK;
                         sc[j] = sums[j] + chunk * sums_bytes(TYPE);
                     }
-                    int_chunk<TYPE, PAIRS>::dot(a, b, xc, sc, r, f);
 #pragma unroll
                     for (int j = 0; j < PAIRS; j++) {
                         /* the factor of the chunk before */
                         int of = MUTANT(26) && chunk > 0 ? chunk - 1 : chunk;
-                        float factor = factors[j][of] * pair;
+                        factor[j] = factors[j][of] * pair;
                         if (MUTANT(24) && chunk > 0 && chunk + 1 == chunks) /* last chunk lost */
-                            factor = 0;
-                        total[j][0] += f[j][0] * factor;
-                        total[j][1] += f[j][1] * factor;
+                            factor[j] = 0;
+                    }
+                    if constexpr (int_shape<TYPE>::BLOCKS)
+                        int_blocks<TYPE, PAIRS>::dot(a, b, fa, fb, xc, factor, f);
+                    else
+                        int_chunk<TYPE, PAIRS>::dot(a, b, xc, sc, r, f);
+#pragma unroll
+                    for (int j = 0; j < PAIRS; j++) {
+                        total[j][0] += int_shape<TYPE>::BLOCKS ? f[j][0] : f[j][0] * factor[j];
+                        total[j][1] += int_shape<TYPE>::BLOCKS ? f[j][1] : f[j][1] * factor[j];
                     }
                     a += row_shape<TYPE>::CHUNK_BYTES;
                     b += row_shape<TYPE>::CHUNK_BYTES;
+                    fa += (int)U::SCALE * CU_CHUNK / U::COLS;
+                    fb += (int)U::SCALE * CU_CHUNK / U::COLS;
                 }
                 __syncwarp(); /* all lanes are done with the unit's room */
                 copy();
@@ -325,7 +364,7 @@ template <int TYPE, int T, int WARPS> struct int_streamer {
     }
 };
 
-/* As stream_rows, for the types that have int_chunk. */
+/* As stream_rows, in whole numbers. */
 template <int TYPE, int T, int WARPS>
 __device__ __forceinline__ void stream_ints(const gemv_job &g, const gemv_room &r, bool before,
                                             const cu_iq2_words *words)
