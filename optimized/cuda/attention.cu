@@ -510,6 +510,7 @@ extern "C" void cu_attention(cu_stream s, const cu_attention_args *args, float *
         launch<NARROW, 3, false>(s, &a, whole, out, bf16);
     if (whole)
         return;
+    cu_linear_anew();
     dim3 join(cu_blocks(a.dim, OWN), cu_blocks(a.heads, 8), (unsigned)a.n);
     LAUNCH("attention_join", a.n * a.heads * a.dim, attention_join, join, STEPS * 32, 0, s, a, out,
            bf16);

@@ -64,6 +64,9 @@ typedef struct {
 /* A kernel whose own indices are not settled lets the next start once it has waited for them. */
 void cu_linear_group(cu_stream s, const cu_segment *segments, int count, int64_t n);
 
+/* The next products will not find those before them on every multiprocessor: a matter of speed. */
+void cu_linear_anew(void);
+
 /* Can the rows be read as whole blocks, at the alignment that is needed? */
 bool cu_linear_streams(const cu_tensor *w);
 

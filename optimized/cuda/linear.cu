@@ -154,6 +154,7 @@ typedef struct {
     gemv_segment seg[CU_MOST_SEGMENTS];
     int count;
     int64_t n;
+    bool rehearses;
     const cu_iq2_words *iq2; /* device */
 } gemv_args;
 
@@ -245,6 +246,43 @@ __device__ __forceinline__ void job_of(const gemv_args &a, const gemv_segment *s
     }
 }
 
+/* Once the indices are known, the next may start: its own are settled then. */
+__device__ __forceinline__ void begin_late()
+{
+    wait_for_previous();
+    let_next_start();
+}
+
+/* Experts' products have the multiprocessor to themselves while the router works: they go through
+ * a tile of the table's first matrix, with itself for a vector and no token to give results to, and
+ * so have their instructions at hand when it counts. */
+template <int T, int WARPS>
+__device__ __forceinline__ void rehearse(const gemv_segment *s, const cu_iq2_words *iq2)
+{
+    if (threadIdx.x == 0) {
+        job.w = s->s.table[0];
+        job.w.type = s->s.w.type;
+        job.w.cols = s->s.w.cols;
+        int64_t few = WARPS / s->plan.split * TILE;
+        bool enough = (size_t)job.w.rows * job.w.row_bytes >= (size_t)job.w.cols * sizeof(float);
+        job.w.rows = !enough ? 0 : job.w.rows < few ? job.w.rows : few;
+        job.block = 0;
+        job.blocks = 1;
+        job.plan = s->plan;
+        job.bf16 = false;
+        job.up = NULL;
+        job.tokens = 0;
+        job.x[0] = (const float *)(const void *)((uintptr_t)job.w.data & ~(uintptr_t)(PIECE - 1));
+        job.y[0] = NULL;
+    }
+    __syncthreads();
+    if (job.w.rows == 0)
+        return;
+    gemv_block<T, WARPS, true>(job, false, iq2);
+    copies_wait<0>();
+    __syncthreads();
+}
+
 template <int T, int WARPS>
 static __global__ void __launch_bounds__(WARPS * 32, WARPS == FEW ? 2 : 1)
     gemv(const __grid_constant__ gemv_args a)
@@ -254,15 +292,20 @@ static __global__ void __launch_bounds__(WARPS * 32, WARPS == FEW ? 2 : 1)
         segment++;
     const gemv_segment *s = &a.seg[segment];
     bool before = s->s.table == NULL || s->s.settled;
-    if (!before)
-        wait_for_previous();
-    let_next_start();
+    if (before)
+        let_next_start();
     if constexpr (WARPS == FEW) {
+        if (T == 1 && a.rehearses && s->s.table != NULL)
+            rehearse<T, WARPS>(s, a.iq2);
+        if (!before)
+            begin_late();
         if (threadIdx.x == 0)
             job_of<T>(a, s, &job);
         gemv_block<T, WARPS, true>(job, before, a.iq2);
     } else {
         gemv_job g;
+        if (!before)
+            begin_late();
         job_of<T>(a, s, &g);
         gemv_block<T, WARPS, false>(g, before, a.iq2);
     }
@@ -411,6 +454,17 @@ static bool pairs(const gemv_segment *g)
 
 static void raise_limits(void);
 
+/* Kernels in pairs: one of each two that follow each other has more than half of the shared memory,
+ * so that two blocks of one kernel don't share a multiprocessor: the larger one's cannot, the
+ * other's come while the larger one's are everywhere. Where others may be on some multiprocessors
+ * alone, the next pair begins with the larger. */
+static thread_local bool large;
+
+extern "C" void cu_linear_anew(void)
+{
+    large = false;
+}
+
 extern "C" void cu_linear_group(cu_stream s, const cu_segment *segments, int count, int64_t n)
 {
     gemv_args a = {};
@@ -461,11 +515,9 @@ extern "C" void cu_linear_group(cu_stream s, const cu_segment *segments, int cou
         shared = bytes > shared ? bytes : shared;
     }
     a.n = n;
+    a.rehearses = cu_overlaps();
     a.iq2 = (const cu_iq2_words *)cu_iq2_words_device();
     dim3 grid((unsigned)blocks, (unsigned)((n + tokens - 1) / tokens));
-    /* Kernels in pairs: one of each two that follow each other has more than half of the shared
-     * memory, so that two blocks of one kernel never share a multiprocessor. */
-    static thread_local bool large;
     large = paired && !large;
     if (large && shared < large_shared())
         shared = large_shared();
