@@ -63,19 +63,19 @@ CU_BOTH int cu_fixed_power(uint32_t most)
     return 156 - (int)(e > 7 ? e : 7);
 }
 
-/* x 2^n: the factor itself may be too large for a float. */
-CU_BOTH float cu_scaled(float x, int n)
+/* The whole number next to x, at most 2^30, plus 0x80808080: adding 1.5 * 2^23 to a float leaves one
+ * in its low bits, of 22 bits and a sign; so the upper half first, then what is left of x. */
+CU_BOTH uint32_t cu_fixed(float x)
 {
-    return x * cu_two_to(n / 2) * cu_two_to(n - n / 2);
+    const float high = 12582912.0f + 0x3540, low = 12582912.0f + 0x8080; /* 0x4b403540, 0x4b408080 */
+    float m = fmaf(x, 1.0f / 65536, high), rest = fmaf(high - m, 65536.0f, x);
+    return (cu_bits_of(m) << 16) + cu_bits_of(rest + low);
 }
 
-/* The limbs of four numbers, a word each. */
-CU_BOTH void cu_limbs(const int32_t q[4], uint32_t w[LIMBS])
+/* The limbs of four such numbers, a word each. */
+CU_BOTH void cu_limbs(const uint32_t u[4], uint32_t w[LIMBS])
 {
-    uint32_t u[4]; /* digits from 0 to 255: the carries of those from -128 to 127 */
-    CU_UNROLL
-    for (int i = 0; i < 4; i++)
-        u[i] = (uint32_t)q[i] + 0x80808080u;
+    /* u's bytes are digits from 0 to 255: the carries of those from -128 to 127 */
     uint32_t a = cu_bytes(u[0], u[1], 0x5140u), b = cu_bytes(u[0], u[1], 0x7362u);
     uint32_t c = cu_bytes(u[2], u[3], 0x5140u), d = cu_bytes(u[2], u[3], 0x7362u);
     w[0] = cu_bytes(b, d, 0x7632u) ^ 0x80808080u;

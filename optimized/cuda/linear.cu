@@ -289,7 +289,9 @@ static int float_split(const cu_tensor *w)
 static int int_split(const cu_tensor *w)
 {
     int64_t tiles = (w->rows + TILE - 1) / TILE, chunks = (w->cols + CU_CHUNK - 1) / CU_CHUNK;
-    int split = tiles >= 1024 ? 1 : tiles >= 512 ? 2 : tiles >= 192 ? 4 : 8;
+    int split = tiles >= 1024 ? 1 : tiles >= 512 ? 2 : tiles >= 128 ? 4 : 8;
+    while (split > 1 && chunks / split < 4 && tiles >= 128) /* few turns of many chunks */
+        split /= 2;
     while (split > chunks)
         split /= 2;
     return split;

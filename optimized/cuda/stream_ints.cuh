@@ -7,93 +7,132 @@
 
 /* ---- x --------------------------------------------------------------------------------------- */
 
-/* A warp a chunk of a token: limbs, their sums, the factor. */
-template <int TYPE, int T, int WARPS>
-__device__ __forceinline__ void limb_vectors(const gemv_job &g, const gemv_room &r)
+/* The larger magnitude, or NaN. */
+__device__ __forceinline__ float larger(float a, float b)
 {
-    enum { SUMS = int_shape<TYPE>::SUMS, AHEAD = T == 1 && WARPS < 16 ? 4 : 2 };
-    int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32, t = lane % 4;
-    int cols = (int)g.w.cols, chunks = (cols + CU_CHUNK - 1) / CU_CHUNK;
-#pragma unroll 1
-    for (int token = 0; token < T; token++) {
-        const float *in = g.x[token];
-        bool aligned = (uintptr_t)in % 16 == 0;
-#pragma unroll 1
-        for (int first = warp; first < chunks; first += AHEAD * WARPS) {
-            float4 v[AHEAD][2];
+    float m;
+    asm("max.NaN.f32 %0, %1, %2;" : "=f"(m) : "f"(fabsf(a)), "f"(fabsf(b)));
+    return m;
+}
+
+/* Eight columns of a lane: limbs, their sums, the chunk's factor. */
+template <int TYPE>
+__device__ __forceinline__ void limb_chunk(float x[8], uint8_t *limbs, uint8_t *sums, float *factor,
+                                           bool stale)
+{
+    enum { SUMS = int_shape<TYPE>::SUMS, LANES = SUMS > 0 ? 32 / SUMS : 1 /* of a sum */ };
+    int lane = (int)threadIdx.x % 32, t = lane % 4;
+    uint32_t w[2][LIMBS];
+    float m = larger(larger(larger(x[0], x[1]), larger(x[2], x[3])),
+                     larger(larger(x[4], x[5]), larger(x[6], x[7])));
+    uint32_t most = __reduce_max_sync(0xffffffffu, __float_as_uint(m));
+    int n = cu_fixed_power(most);
+    if (n > 127) /* of all lanes; 2^n is no float */
 #pragma unroll
-            for (int k = 0; k < AHEAD; k++) {
-                int column = (first + k * WARPS) * CU_CHUNK + 8 * lane;
-                v[k][0] = v[k][1] = make_float4(0, 0, 0, 0);
-                /* the last columns left out */
-                if (column < cols && !(MUTANT(11) && column + 8 >= cols)) {
-                    v[k][0] = four_from(in, column / 4, aligned);
-                    v[k][1] = four_from(in, column / 4 + 1, aligned);
-                }
-            }
+        for (int i = 0; i < 8; i++)
+            x[i] *= 0x1p64f;
+    float scale = __uint_as_float((uint32_t)(n > 127 ? n + 63 : n + 127) << 23);
 #pragma unroll
-            for (int k = 0; k < AHEAD; k++) {
-                int chunk = first + k * WARPS, at = token * chunks + chunk;
-                if (chunk >= chunks)
-                    break;
-                float x[8] = {v[k][0].x, v[k][0].y, v[k][0].z, v[k][0].w,
-                              v[k][1].x, v[k][1].y, v[k][1].z, v[k][1].w};
-                uint32_t most = 0, w[2][LIMBS];
+    for (int h = 0; h < 2; h++) {
+        uint32_t u[4];
 #pragma unroll
-                for (int i = 0; i < 8; i++)
-                    most = max(most, __float_as_uint(x[i]) & 0x7fffffffu);
-                most = __reduce_max_sync(0xffffffffu, most);
-                int n = cu_fixed_power(most);
-                float one = cu_two_to(n / 2), two = cu_two_to(n - n / 2);
+        for (int i = 0; i < 4; i++)
+            u[i] = cu_fixed(x[4 * h + i] * scale);
+        cu_limbs(u, w[h]);
+        if (MUTANT(23)) /* a part of x lost */
+            w[h][1] = 0;
+    }
+    limbs += lane / 8 * 256 + t * 16 + lane / 4 % 2 * 8;
 #pragma unroll
-                for (int h = 0; h < 2; h++) {
-                    int32_t q[4];
+    for (int l = 0; l < LIMBS; l++)
+        *(uint2 *)(void *)(limbs + 64 * l) = make_uint2(w[0][l], w[1][l]);
+    if (lane == 0)
+        *factor = most < 0x7f800000u ? cu_two_to(-n) : __uint_as_float(0x7fc00000u);
+    if constexpr (SUMS > 0) {
+        /* Two limbs' sums in a word: they stay below 2^15. */
+        int pair[2];
 #pragma unroll
-                    for (int i = 0; i < 4; i++)
-                        q[i] = __float2int_rn(x[4 * h + i] * one * two);
-                    cu_limbs(q, w[h]);
-                    if (MUTANT(23)) /* a part of x lost */
-                        w[h][1] = 0;
-                }
-                uint8_t *to = r.x + at * LIMB_CHUNK + lane / 8 * 256 + t * 16 + lane / 4 % 2 * 8;
+        for (int i = 0; i < 2; i++) {
+            int s[2];
 #pragma unroll
-                for (int l = 0; l < LIMBS; l++)
-                    *(uint2 *)(void *)(to + 64 * l) = make_uint2(w[0][l], w[1][l]);
-                if (lane == 0)
-                    r.factors[at] =
-                        most < 0x7f800000u ? cu_two_to(-n) : __uint_as_float(0x7fc00000u);
-                if constexpr (SUMS > 0) {
-                    /* Two limbs' sums in a word: they stay below 2^15. */
-                    int s[LIMBS];
+            for (int l = 0; l < 2; l++)
+                s[l] = __dp4a((int)w[0][2 * i + l], 0x01010101,
+                              __dp4a((int)w[1][2 * i + l], 0x01010101, 0));
+            pair[i] = s[0] + s[1] * 65536;
+            pair[i] += __shfl_xor_sync(0xffffffffu, pair[i], 1);
+            if (LANES == 4)
+                pair[i] += __shfl_xor_sync(0xffffffffu, pair[i], 2);
+        }
+        sums += lane / LANES + lane % LANES * SUMS;
 #pragma unroll
-                    for (int l = 0; l < LIMBS; l++)
-                        s[l] =
-                            __dp4a((int)w[0][l], 0x01010101, __dp4a((int)w[1][l], 0x01010101, 0));
-                    int pair[2] = {s[0] + (s[1] << 16), s[2] + (s[3] << 16)};
-#pragma unroll
-                    for (int i = 0; i < 2; i++) {
-                        pair[i] += __shfl_xor_sync(0xffffffffu, pair[i], 1);
-                        if (SUMS == 8)
-                            pair[i] += __shfl_xor_sync(0xffffffffu, pair[i], 2);
-                    }
-                    int slot = lane / (32 / SUMS);
-                    /* the last sum stale */
-                    bool stale = MUTANT(25) && chunk + 1 == chunks && slot == SUMS - 1;
-                    uint8_t *sums = r.sums + at * sums_bytes(TYPE) + slot;
-#pragma unroll
-                    for (int l = 0; l < LIMBS; l++) {
-                        int low = (int16_t)pair[l / 2];
-                        int sum = l % 2 ? (pair[l / 2] - low) >> 16 : low;
-                        if (lane % (32 / SUMS) == l % (32 / SUMS) && !stale) {
-                            sums[SUMS * l] = (uint8_t)sum;
-                            sums[SUMS * (LIMBS + l)] = (uint8_t)((sum + 128) >> 8);
-                        }
-                    }
-                }
+        for (int i = 0; i < 4 / LANES; i++) { /* limbs lane % LANES + i LANES */
+            int both = LANES == 4 && lane % 4 >= 2 ? pair[1] : pair[i];
+            int sum = lane % 2 ? (both + 0x8000) >> 16 : (int16_t)both;
+            if (!stale) {
+                sums[i * LANES * SUMS] = (uint8_t)sum;
+                sums[i * LANES * SUMS + SUMS * LIMBS] = (uint8_t)((sum + 128) >> 8);
             }
         }
     }
 }
+
+/* A token's vector: a warp every WARPS-th chunk. What can be worked out before the kernel before is
+ * done, is. */
+template <int TYPE, int T, int WARPS> struct limb_maker {
+    enum { SUMS = int_shape<TYPE>::SUMS, AHEAD = T == 1 && WARPS < 16 ? 4 : 2 };
+    unsigned chunks, at; /* the lane's first column */
+    const float *in;
+    bool aligned;
+
+    __device__ __forceinline__ void start(const gemv_job &g)
+    {
+        chunks = ((unsigned)g.w.cols + CU_CHUNK - 1) / CU_CHUNK;
+        at = threadIdx.x / 32 * CU_CHUNK + threadIdx.x % 32 * 8;
+        in = g.x[0];
+        aligned = (uintptr_t)in % 16 == 0;
+    }
+
+    __device__ __forceinline__ void vectors(const gemv_job &g, const gemv_room &r)
+    {
+#pragma unroll 1
+        for (unsigned token = 0; token < T; token++) {
+            if (token > 0)
+                in = g.x[token];
+            if (T > 1)
+                aligned = (uintptr_t)in % 16 == 0;
+            const float *from = in + at;
+#pragma unroll 1
+            for (unsigned first = threadIdx.x / 32; first < chunks; first += AHEAD * WARPS) {
+                float x[AHEAD][8];
+#pragma unroll
+                for (int k = 0; k < AHEAD; k++) {
+                    unsigned chunk = first + k * WARPS;
+                    /* the last columns left out */
+                    bool lost = MUTANT(11) && chunk + 1 == chunks && threadIdx.x % 32 == 31;
+#pragma unroll
+                    for (int i = 0; i < 8; i += 4) {
+                        float4 v = make_float4(0, 0, 0, 0);
+                        if (chunk < chunks && !lost)
+                            v = four_from(from + k * WARPS * CU_CHUNK + i, 0, aligned);
+                        x[k][i] = v.x, x[k][i + 1] = v.y, x[k][i + 2] = v.z, x[k][i + 3] = v.w;
+                    }
+                }
+                from += AHEAD * WARPS * CU_CHUNK;
+#pragma unroll
+                for (int k = 0; k < AHEAD; k++) {
+                    unsigned chunk = first + k * WARPS, n = token * chunks + chunk;
+                    if (chunk >= chunks)
+                        break;
+                    /* the last sum stale */
+                    bool stale = MUTANT(25) && chunk + 1 == chunks &&
+                                 threadIdx.x % 32 >= 32u - 32 / (SUMS + !SUMS);
+                    limb_chunk<TYPE>(x[k], r.x + n * LIMB_CHUNK, r.sums + n * sums_bytes(TYPE),
+                                     r.factors + n, stale);
+                }
+            }
+        }
+    }
+};
 
 /* ---- a warp ---------------------------------------------------------------------------------- */
 
@@ -331,11 +370,13 @@ __device__ __forceinline__ void stream_ints(const gemv_job &g, const gemv_room &
             *(uint4 *)(void *)(r.iq2 + 16 * i) = make_uint4(v, v, v, v);
         }
     }
+    limb_maker<TYPE, T, WARPS> limbs;
+    limbs.start(g);
     if (before)
         wait_for_previous();
     if (MUTANT(13) && threadIdx.x / 32 == WARPS - 1) /* a warp that comes late */
         __nanosleep(20000);
-    limb_vectors<TYPE, T, WARPS>(g, r);
+    limbs.vectors(g, r);
     if (!MUTANT(13)) /* missing barrier: the vectors are read while they are written */
         __syncthreads();
     s.multiply(g, r);
