@@ -23,12 +23,14 @@ __device__ __forceinline__ void limb_vectors(const gemv_job &g, const gemv_room 
             float4 v[AHEAD][2];
 #pragma unroll
             for (int k = 0; k < AHEAD; k++) {
-                int column = (first + k * WARPS) * CU_CHUNK + 8 * lane;
+                int column = (first + k * WARPS) * CU_CHUNK +
+                             (cu_apart(TYPE) ? lane / 4 * 32 + t * 4 : 8 * lane);
                 v[k][0] = v[k][1] = make_float4(0, 0, 0, 0);
                 /* the last columns left out */
-                if (column < cols && !(MUTANT(11) && column + 8 >= cols)) {
+                int next = cu_apart(TYPE) ? 16 : 4;
+                if (column < cols && !(MUTANT(11) && column + next + 4 >= cols)) {
                     v[k][0] = four_from(in, column / 4, aligned);
-                    v[k][1] = four_from(in, column / 4 + 1, aligned);
+                    v[k][1] = four_from(in, (column + next) / 4, aligned);
                 }
             }
 #pragma unroll
@@ -38,6 +40,10 @@ __device__ __forceinline__ void limb_vectors(const gemv_job &g, const gemv_room 
                     break;
                 float x[8] = {v[k][0].x, v[k][0].y, v[k][0].z, v[k][0].w,
                               v[k][1].x, v[k][1].y, v[k][1].z, v[k][1].w};
+                if (cu_apart(TYPE)) {
+                    x[1] = v[k][1].x, x[2] = v[k][0].y, x[3] = v[k][1].y;
+                    x[4] = v[k][0].z, x[5] = v[k][1].z, x[6] = v[k][0].w;
+                }
                 uint32_t most = 0, w[2][LIMBS];
 #pragma unroll
                 for (int i = 0; i < 8; i++)
@@ -118,8 +124,9 @@ template <int TYPE, int T, int WARPS> struct int_streamer {
      * lane / REST; rows left from the tile's first. */
     const uint8_t *from, *rest;
     int64_t jump, down;        /* from behind a tile to the next one; HEIGHT rows */
-    const uint8_t *from_scale; /* row lane % 16 */
+    const uint8_t *from_scale; /* row lane % 16, word lane / 16 */
     int64_t jump_scale;
+    int scale_low; /* of its first byte in its word */
     int col, rows, slot;
     bool plain; /* all rows are aligned alike */
 
@@ -148,8 +155,9 @@ template <int TYPE, int T, int WARPS> struct int_streamer {
         jump = stride * TILE * row_bytes - (last - first + U::COLS - 1) / U::COLS * U::BYTES;
         if (U::SCALE > 0) {
             int64_t bytes = (int64_t)g.w.scale_row_bytes;
+            scale_low = (int)((uintptr_t)g.w.scale & 3);
             from_scale = g.w.scale + (g.w.row0 + tile * TILE + lane % 16) * bytes +
-                         first * U::SCALE / U::COLS;
+                         first * U::SCALE / U::COLS + lane / 16 * 4 - scale_low;
             jump_scale = stride * TILE * bytes - (last - first + U::COLS - 1) / U::COLS * U::SCALE;
         }
         col = first;
@@ -175,17 +183,20 @@ template <int TYPE, int T, int WARPS> struct int_streamer {
 
     __device__ __forceinline__ void copy_scales(int cols, uint8_t *room)
     {
-        int lane = (int)threadIdx.x % 32, low = (int)((uintptr_t)from_scale & 3);
-        int bytes = low + cols * U::SCALE / U::COLS;
+        int lane = (int)threadIdx.x % 32, words = (scale_low + cols * U::SCALE / U::COLS + 3) / 4;
         uint32_t to = shared_address(room + TILE * U::STRIDE + lane % 16 * U::SCALE_STRIDE);
         if (lane % 16 < rows)
 #pragma unroll
-            for (int i = 0; i < ((int)U::SCALE_STRIDE / 4 + 1) / 2; i++) {
-                int at = (lane / 16 + 2 * i) * 4;
-                if (at < bytes)
-                    copy_4(to + at, from_scale - low + at);
-            }
+            for (int i = 0; i < ((int)U::SCALE_STRIDE / 4 + 1) / 2; i++)
+                if (lane / 16 + 2 * i < words)
+                    copy_4(to + (lane / 16 + 2 * i) * 4, from_scale + 8 * i);
         from_scale += U::SCALE;
+    }
+
+    /* Columns of the unit that begins at c. */
+    __device__ __forceinline__ int cols_of(int c) const
+    {
+        return (int)U::COLS == CU_CHUNK || last - c > (int)U::COLS ? (int)U::COLS : last - c;
     }
 
     /* The next unit on its way into the slot that was read last; one group, empty at the end. */
@@ -194,7 +205,7 @@ template <int TYPE, int T, int WARPS> struct int_streamer {
         int lane = (int)threadIdx.x % 32;
         if (rows > 0 && first < last) {
             uint8_t *room = ring + slot * U::ROOM;
-            int bytes = bytes_of(last - col < U::COLS ? last - col : U::COLS);
+            int bytes = bytes_of(cols_of(col));
             if (plain && rows >= TILE) {
                 int off = U::LOOSE ? (int)((uintptr_t)from & (PIECE - 1)) : 0;
                 uint32_t to = shared_address(room);
@@ -218,7 +229,7 @@ template <int TYPE, int T, int WARPS> struct int_streamer {
                     copy_some<REST, MAIN>(rest, bytes, room, down / HEIGHT);
             }
             if constexpr ((int)U::SCALE > 0)
-                copy_scales(last - col < U::COLS ? last - col : U::COLS, room);
+                copy_scales(cols_of(col), room);
             from += U::BYTES;
             rest += U::BYTES;
             col += U::COLS;
@@ -250,7 +261,6 @@ template <int TYPE, int T, int WARPS> struct int_streamer {
         int share = warp % split, turn = 0;
         int chunks = ((int)g.w.cols + CU_CHUNK - 1) / CU_CHUNK;
         uint32_t row_bytes = (uint32_t)g.w.row_bytes, data = (uint32_t)(uintptr_t)g.w.data;
-        uint32_t low = U::SCALE > 0 ? (uint32_t)(uintptr_t)g.w.scale & 3u : 0;
         /* Column n of B is limb n % 4 of the pair's token n / 4; the only token's twice. */
         const uint8_t *x[PAIRS], *sums[PAIRS];
         const float *factors[PAIRS]; /* of the lane's sums: columns 2t, 2t + 1 */
@@ -259,13 +269,15 @@ template <int TYPE, int T, int WARPS> struct int_streamer {
         for (int j = 0; j < PAIRS; j++) {
             int token = T == 1 ? 0 : 2 * j + at / 4;
             x[j] = r.x + token * chunks * LIMB_CHUNK + at % 4 * 64 + t * 16;
+            if (T == 1 && int_shape<TYPE>::BLOCKS) /* odd blocks in columns 4 .. 7 */
+                x[j] += at / 4 * 8;
             sums[j] = r.sums + token * chunks * sums_bytes(TYPE) + at % 4 * int_shape<TYPE>::SUMS;
             if (4 * t < int_shape<TYPE>::SUMS) /* the other lanes have no minima */
                 sums[j] += 4 * t;
             factors[j] = r.factors + (T == 1 ? 0 : 2 * j + t / 2) * chunks;
         }
         for (int k = g.block * groups + group; k < tiles; k += stride, turn++) {
-            float total[PAIRS][2] = {};
+            float total[PAIRS][2] = {}, odd[PAIRS][2] = {};
             for (int unit = first; unit < last; unit += U::COLS) {
                 if (depth == SHALLOW)
                     copies_wait<SHALLOW - 1>();
@@ -273,8 +285,8 @@ template <int TYPE, int T, int WARPS> struct int_streamer {
                     copies_wait<DEEP - 1>();
                 __syncwarp();
                 const uint8_t *a = ring + slot * U::ROOM + at * U::STRIDE, *b = a + 8 * U::STRIDE;
-                const uint8_t *fa =
-                    ring + slot * U::ROOM + TILE * U::STRIDE + at * U::SCALE_STRIDE + low;
+                const uint8_t *fa = ring + slot * U::ROOM + TILE * U::STRIDE +
+                                    at * U::SCALE_STRIDE + (U::SCALE > 0 ? scale_low : 0);
                 const uint8_t *fb = fa + 8 * U::SCALE_STRIDE;
                 if (U::LOOSE) {
                     uint32_t begins =
@@ -283,8 +295,8 @@ template <int TYPE, int T, int WARPS> struct int_streamer {
                     b += (begins + 8 * row_bytes) & (PIECE - 1);
                 }
 #pragma unroll 1
-                for (int c = unit; c < unit + U::COLS && c < last; c += CU_CHUNK) {
-                    int chunk = c / CU_CHUNK;
+                for (int c = unit; c < unit + cols_of(unit); c += CU_CHUNK) {
+                    int chunk = (int)((unsigned)c / CU_CHUNK);
                     const uint8_t *xc[PAIRS], *sc[PAIRS];
                     float f[PAIRS][2], factor[PAIRS];
 #pragma unroll
@@ -300,14 +312,15 @@ template <int TYPE, int T, int WARPS> struct int_streamer {
                         if (MUTANT(24) && chunk > 0 && chunk + 1 == chunks) /* last chunk lost */
                             factor[j] = 0;
                     }
-                    if constexpr (int_shape<TYPE>::BLOCKS)
-                        int_blocks<TYPE, PAIRS>::dot(a, b, fa, fb, xc, factor, f);
-                    else
+                    if constexpr (int_shape<TYPE>::BLOCKS) {
+                        int_blocks<TYPE, T>::dot(a, b, fa, fb, xc, factor, total, odd);
+                    } else {
                         int_chunk<TYPE, PAIRS>::dot(a, b, xc, sc, r, f);
 #pragma unroll
-                    for (int j = 0; j < PAIRS; j++) {
-                        total[j][0] += int_shape<TYPE>::BLOCKS ? f[j][0] : f[j][0] * factor[j];
-                        total[j][1] += int_shape<TYPE>::BLOCKS ? f[j][1] : f[j][1] * factor[j];
+                        for (int j = 0; j < PAIRS; j++) {
+                            total[j][0] += f[j][0] * factor[j];
+                            total[j][1] += f[j][1] * factor[j];
+                        }
                     }
                     a += row_shape<TYPE>::CHUNK_BYTES;
                     b += row_shape<TYPE>::CHUNK_BYTES;
@@ -317,6 +330,12 @@ template <int TYPE, int T, int WARPS> struct int_streamer {
                 __syncwarp(); /* all lanes are done with the unit's room */
                 copy();
             }
+            if constexpr (int_shape<TYPE>::BLOCKS)
+#pragma unroll
+                for (int j = 0; j < PAIRS; j++)
+#pragma unroll
+                    for (int i = 0; i < 2; i++)
+                        total[j][i] = int_blocks<TYPE, T>::meet(total[j][i], odd[j][i]);
             if (split == 1) {
 #pragma unroll
                 for (int j = 0; j < PAIRS; j++)
