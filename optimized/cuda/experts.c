@@ -22,7 +22,7 @@ static void products(cu_stream s, const cu_experts_args *a, const cu_tensor *tab
                         pairs, per_row, x, a->deployed, y, a->deployed, &a->room);
     else
         cu_linear_experts(s, table, shape, a->n_experts, a->list, a->groups, a->n_groups, pairs,
-                          per_row, x, y, a->deployed);
+                          per_row, x, y, a->deployed, a->one_order);
 }
 
 static int together_of(const cu_experts_args *a)
@@ -45,9 +45,11 @@ static void gate_up(cu_stream s, const cu_experts_args *a, const float *x, int t
         int count = 0;
         for (int i = first; i < a->k && i < first + CU_MOST_SEGMENTS / 2; i++) {
             g[count++] = (cu_segment){a->w1,           a->t1, a->experts + i, x,           D,
-                                      a->gate + i * F, F,     a->deployed,    a->deployed, false};
-            g[count++] = (cu_segment){a->w3,         a->t3, a->experts + i, x,           D,
-                                      a->up + i * F, F,     a->deployed,    a->deployed, false};
+                                      a->gate + i * F, F,     a->deployed,    a->deployed, false,
+                                      a->one_order};
+            g[count++] =
+                (cu_segment){a->w3, a->t3,       a->experts + i, x,     D,           a->up + i * F,
+                             F,     a->deployed, a->deployed,    false, a->one_order};
         }
         cu_linear_group(s, g, count, 1);
     }
@@ -64,9 +66,9 @@ static void down(cu_stream s, const cu_experts_args *a, const cu_segment *shared
     if (a->n > 1)
         products(s, a, a->t2, &a->w2, together, 1, a->gate, a->y);
     for (int i = 0; a->n == 1 && i < a->k; i++) {
-        g[count++] =
-            (cu_segment){a->w2,        a->t2, a->experts + i, a->gate + i * F, F,
-                         a->y + i * D, D,     a->deployed,    a->deployed,     shared != NULL};
+        g[count++] = (cu_segment){
+            a->w2, a->t2,       a->experts + i, a->gate + i * F, F,           a->y + i * D,
+            D,     a->deployed, a->deployed,    shared != NULL,  a->one_order};
         if (count == CU_MOST_SEGMENTS) {
             cu_linear_group(s, g, count, 1);
             count = 0;
@@ -112,8 +114,8 @@ void cu_experts_and_shared(cu_stream s, const cu_experts_args *a, const cu_share
     int64_t D = a->w1.cols;
     cu_swiglu_rows routed = swiglu_rows(a, &a->w2, a->n * a->k, a->gate, a->up, a->share);
     cu_swiglu_rows shared = swiglu_rows(a, &e->w2, a->n, e->gate, e->up, NULL);
-    cu_segment last = {e->w2,  NULL, NULL,        e->gate,     e->w2.cols,
-                       e->out, D,    a->deployed, a->deployed, false};
+    cu_segment last = {e->w2, NULL,        NULL,        e->gate, e->w2.cols,  e->out,
+                       D,     a->deployed, a->deployed, false,   a->one_order};
     if (a->n == 0)
         return;
     int together = together_of(a);

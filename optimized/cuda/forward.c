@@ -17,6 +17,12 @@ static bool deployed(const dsv4_cuda_session *s)
     return s->options.numerics == DSV4_DEPLOYED;
 }
 
+/* Activations are rounded to a few bits: a last bit that differs may become a step of them. */
+static bool steps(const dsv4_cuda_session *s)
+{
+    return s->options.numerics != DSV4_MATH;
+}
+
 /* ---- products ------------------------------------------------------------------------------- */
 
 /* Tokens that go together: of one conversation from position pos0 = *pos on; or, in a batch, one of
@@ -56,7 +62,7 @@ static void product(dsv4_cuda_session *s, group *g, const cu_tensor *w, const fl
         x = x8 != NULL ? x8 : s->linear_in;
     }
     g->seg[g->count++] =
-        (cu_segment){*w, NULL, NULL, x, w->cols, y, w->rows, rounds, deployed(s), false};
+        (cu_segment){*w, NULL, NULL, x, w->cols, y, w->rows, rounds, deployed(s), false, steps(s)};
     g->n = n;
 }
 
@@ -417,7 +423,8 @@ static void attend(dsv4_cuda_session *s, const cu_layer *w, int number, int rati
                                         out,
                                         deployed(s),
                                         deployed(s),
-                                        false};
+                                        false,
+                                        steps(s)};
     }
     flush(s, &g, "products: wo_a");
     cu_keep_apart(false); /* cu_join's */
@@ -558,6 +565,7 @@ static void moe(dsv4_cuda_session *s, const cu_layer *w, float limit, int layer,
                          .weights = s->weights,
                          .limit = limit,
                          .deployed = deployed(s),
+                         .one_order = steps(s),
                          .x8 = s->linear_in,
                          .gate = s->gate,
                          .up = s->up,

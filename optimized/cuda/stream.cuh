@@ -63,7 +63,7 @@ template <int TYPE> struct unit_shape;
 CU_UNIT_SHAPE(DSV4_BF16, 128, 16, 256, 0);
 CU_UNIT_SHAPE(DSV4_FP8, 256, 16, 288, 2);
 CU_UNIT_SHAPE(DSV4_FP4, 256, 8, 144, 8);
-CU_UNIT_SHAPE(DSV4_MXFP4, 256, 10, 160, 0);
+CU_UNIT_SHAPE(DSV4_MXFP4, 256, 10, 176, 0);
 CU_UNIT_SHAPE(DSV4_Q8_0, 256, 18, 288, 0);
 CU_UNIT_SHAPE(DSV4_Q4_K, 512, 18, 288, 0);
 #ifdef U512
@@ -80,10 +80,11 @@ CU_UNIT_SHAPE(DSV4_IQ2_XXS, 256, 5, 80, 0);
 enum { MOST_TOKENS = 4 };
 
 /* How a block goes about a matrix. depth: units in a warp's ring, SHALLOW to DEEP; copies: of each
- * of IQ2_XXS's words in shared memory, for the lanes that share one. */
+ * of IQ2_XXS's words in shared memory, for the lanes that share one; ints: in whole numbers. */
 enum { SHALLOW = 2, DEEP = 3 };
 typedef struct {
     int split, depth, copies;
+    bool ints;
 } gemv_plan;
 
 /* Rows of w for up to T tokens. Blocks take turns at the tiles: block `block` of `blocks`. In
@@ -120,11 +121,6 @@ __host__ __device__ __forceinline__ int parts_stride(int cols)
     return bytes % 128 == 64 ? bytes : bytes + 64;
 }
 
-__host__ __device__ constexpr bool takes_ints(int type)
-{
-    return type == DSV4_Q4_K || type == DSV4_Q2_K || type == DSV4_IQ2_XXS;
-}
-
 /* Bytes of a unit. */
 static inline int unit_bytes(int type)
 {
@@ -152,7 +148,7 @@ __host__ __device__ __forceinline__ size_t lay_out(const cu_tensor *w, int warps
                                                    gemv_room *r)
 {
     int cols = (int)w->cols, chunks = (cols + CU_CHUNK - 1) / CU_CHUNK;
-    bool ints = takes_ints(w->type);
+    bool ints = plan.ints;
     r->iq2 = base;
     r->iq2_stride = (uint32_t)plan.copies * 4;
     size_t at = w->type == DSV4_IQ2_XXS ? 384 * r->iq2_stride : 0;

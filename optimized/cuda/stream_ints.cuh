@@ -3,7 +3,7 @@
 #ifndef DSV4_CUDA_STREAM_INTS_CUH
 #define DSV4_CUDA_STREAM_INTS_CUH
 
-#include "ints_dot.cuh"
+#include "ints_dot_blocks.cuh"
 
 /* ---- x --------------------------------------------------------------------------------------- */
 
@@ -79,7 +79,11 @@ __device__ __forceinline__ void limb_chunk(float x[8], uint8_t *limbs, uint8_t *
 /* A token's vector: a warp every WARPS-th chunk. What can be worked out before the kernel before is
  * done, is. */
 template <int TYPE, int T, int WARPS> struct limb_maker {
-    enum { SUMS = int_shape<TYPE>::SUMS, AHEAD = T == 1 && WARPS < 16 ? 4 : 2 };
+    enum {
+        SUMS = int_shape<TYPE>::SUMS,
+        APART = cu_apart(TYPE),
+        AHEAD = T == 1 && WARPS < 16 ? 4 : 2
+    };
     unsigned chunks, at; /* the lane's first column */
     const float *in;
     bool aligned;
@@ -87,7 +91,8 @@ template <int TYPE, int T, int WARPS> struct limb_maker {
     __device__ __forceinline__ void start(const gemv_job &g)
     {
         chunks = ((unsigned)g.w.cols + CU_CHUNK - 1) / CU_CHUNK;
-        at = threadIdx.x / 32 * CU_CHUNK + threadIdx.x % 32 * 8;
+        unsigned lane = threadIdx.x % 32;
+        at = threadIdx.x / 32 * CU_CHUNK + (APART ? lane / 4 * 32 + lane % 4 * 4 : lane * 8);
         in = g.x[0];
         aligned = (uintptr_t)in % 16 == 0;
     }
@@ -110,11 +115,14 @@ template <int TYPE, int T, int WARPS> struct limb_maker {
                     /* the last columns left out */
                     bool lost = MUTANT(11) && chunk + 1 == chunks && threadIdx.x % 32 == 31;
 #pragma unroll
-                    for (int i = 0; i < 8; i += 4) {
+                    for (int i = 0; i < 2; i++) {
+                        const float *p = from + k * WARPS * CU_CHUNK + i * (APART ? 16 : 4);
                         float4 v = make_float4(0, 0, 0, 0);
                         if (chunk < chunks && !lost)
-                            v = four_from(from + k * WARPS * CU_CHUNK + i, 0, aligned);
-                        x[k][i] = v.x, x[k][i + 1] = v.y, x[k][i + 2] = v.z, x[k][i + 3] = v.w;
+                            v = four_from(p, 0, aligned);
+                        float *to = x[k] + (APART ? i : 4 * i);
+                        const int step = APART ? 2 : 1;
+                        to[0] = v.x, to[step] = v.y, to[2 * step] = v.z, to[3 * step] = v.w;
                     }
                 }
                 from += AHEAD * WARPS * CU_CHUNK;
@@ -136,8 +144,9 @@ template <int TYPE, int T, int WARPS> struct limb_maker {
 
 /* ---- a warp ---------------------------------------------------------------------------------- */
 
-/* What streamer is, for units of whole chunks of types without scales beside them, and with as few
- * instructions as can be: lanes walk from unit to unit by adding. */
+/* What streamer is, for units of whole chunks, and with as few instructions as can be: lanes walk
+ * from unit to unit by adding. Scales beside the rows begin at the same place of a word in all of
+ * them. */
 template <int TYPE, int T, int WARPS> struct int_streamer {
     typedef unit_shape<TYPE> U;
     enum {
@@ -149,40 +158,51 @@ template <int TYPE, int T, int WARPS> struct int_streamer {
     };
     static_assert((int)U::COLS % CU_CHUNK == 0, "whole chunks");
     static_assert((int)U::PIECES <= MAIN + REST, "lanes for all pieces");
-    static_assert((int)U::SCALE == 0, "no scales beside the rows");
+    static_assert((int)row_shape<TYPE>::CHUNK_BYTES % 2 == 0 && (int)TILE == 16, "rows alike");
 
     uint8_t *ring;
     int depth, tiles, stride, first, last; /* the warp's columns of a tile */
     /* What is copied next, into which slot: this lane's piece of row lane / MAIN, and of row
      * lane / REST; rows left from the tile's first. */
     const uint8_t *from, *rest;
-    int64_t jump, down; /* from behind a tile to the next one; HEIGHT rows */
+    int64_t jump, down;        /* from behind a tile to the next one; HEIGHT rows */
+    const uint8_t *from_scale; /* row lane % 16, word lane / 16 */
+    int64_t jump_scale;
+    int scale_low; /* of its first byte in its word */
     int col, rows, slot;
     bool plain; /* all rows are aligned alike */
 
     static __device__ __forceinline__ int bytes_of(int cols)
     {
-        return cols * (int)row_shape<TYPE>::CHUNK_BYTES / CU_CHUNK;
+        return (int)((unsigned)(cols * (int)row_shape<TYPE>::CHUNK_BYTES) / CU_CHUNK);
     }
 
     __device__ __forceinline__ void start(const gemv_job &g, const gemv_room &r)
     {
         int warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32, split = g.plan.split;
-        int groups = WARPS / split, share = warp % split, cols = (int)g.w.cols;
-        int chunks = (cols + CU_CHUNK - 1) / CU_CHUNK, tile = g.block * groups + warp / split;
+        int shift = 31 - __clz(split), groups = WARPS >> shift, share = warp & (split - 1);
+        int cols = (int)g.w.cols, chunks = (int)((unsigned)(cols + CU_CHUNK - 1) / CU_CHUNK);
+        int tile = g.block * groups + (warp >> shift);
         int64_t row_bytes = (int64_t)g.w.row_bytes;
         depth = g.plan.depth;
         ring = r.ring + warp * (depth * U::ROOM);
         tiles = (int)((g.w.rows + TILE - 1) / TILE);
         stride = g.blocks * groups;
-        first = share * chunks / split * CU_CHUNK;
-        last = (share + 1) * chunks / split * CU_CHUNK;
+        first = (share * chunks >> shift) * CU_CHUNK;
+        last = ((share + 1) * chunks >> shift) * CU_CHUNK;
         last = last < cols ? last : cols;
         const uint8_t *data = g.w.data + tile * TILE * row_bytes + bytes_of(first);
         from = data + lane / MAIN * row_bytes + lane % MAIN * PIECE;
         rest = data + lane / REST * row_bytes + (MAIN + lane % REST) * PIECE;
         down = HEIGHT * row_bytes;
         jump = stride * TILE * row_bytes - (last - first + U::COLS - 1) / U::COLS * U::BYTES;
+        if (U::SCALE > 0) {
+            int64_t bytes = (int64_t)g.w.scale_row_bytes;
+            scale_low = (int)((uintptr_t)g.w.scale & 3);
+            from_scale = g.w.scale + (g.w.row0 + tile * TILE + lane % 16) * bytes +
+                         first * U::SCALE / U::COLS + lane / 16 * 4 - scale_low;
+            jump_scale = stride * TILE * bytes - (last - first + U::COLS - 1) / U::COLS * U::SCALE;
+        }
         col = first;
         rows = (int)g.w.rows - tile * TILE;
         slot = 0;
@@ -204,13 +224,31 @@ template <int TYPE, int T, int WARPS> struct int_streamer {
         }
     }
 
+    __device__ __forceinline__ void copy_scales(int cols, uint8_t *room)
+    {
+        int lane = (int)threadIdx.x % 32, words = (scale_low + cols * U::SCALE / U::COLS + 3) / 4;
+        uint32_t to = shared_address(room + TILE * U::STRIDE + lane % 16 * U::SCALE_STRIDE);
+        if (lane % 16 < rows)
+#pragma unroll
+            for (int i = 0; i < ((int)U::SCALE_STRIDE / 4 + 1) / 2; i++)
+                if (lane / 16 + 2 * i < words)
+                    copy_4(to + (lane / 16 + 2 * i) * 4, from_scale + 8 * i);
+        from_scale += U::SCALE;
+    }
+
+    /* Columns of the unit that begins at c. */
+    __device__ __forceinline__ int cols_of(int c) const
+    {
+        return (int)U::COLS == CU_CHUNK || last - c > (int)U::COLS ? (int)U::COLS : last - c;
+    }
+
     /* The next unit on its way into the slot that was read last; one group, empty at the end. */
     __device__ __forceinline__ void copy()
     {
         int lane = (int)threadIdx.x % 32;
         if (rows > 0 && first < last) {
             uint8_t *room = ring + slot * U::ROOM;
-            int bytes = bytes_of(last - col < U::COLS ? last - col : U::COLS);
+            int bytes = bytes_of(cols_of(col));
             if (plain && rows >= TILE) {
                 int off = U::LOOSE ? (int)((uintptr_t)from & (PIECE - 1)) : 0;
                 uint32_t to = shared_address(room);
@@ -233,6 +271,8 @@ template <int TYPE, int T, int WARPS> struct int_streamer {
                 if (U::PIECES > MAIN)
                     copy_some<REST, MAIN>(rest, bytes, room, down / HEIGHT);
             }
+            if constexpr ((int)U::SCALE > 0)
+                copy_scales(cols_of(col), room);
             from += U::BYTES;
             rest += U::BYTES;
             col += U::COLS;
@@ -240,6 +280,8 @@ template <int TYPE, int T, int WARPS> struct int_streamer {
                 col = first;
                 from += jump;
                 rest += jump;
+                if (U::SCALE > 0 && !MUTANT(32)) /* scales of the first tile for all */
+                    from_scale += jump_scale;
                 rows -= stride * TILE;
             }
         }
@@ -258,10 +300,13 @@ template <int TYPE, int T, int WARPS> struct int_streamer {
     __device__ __forceinline__ void multiply(const gemv_job &g, const gemv_room &r)
     {
         int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32, t = lane % 4, at = lane / 4;
-        int split = g.plan.split, groups = WARPS / split, group = warp / split;
-        int share = warp % split, turn = 0;
-        int chunks = ((int)g.w.cols + CU_CHUNK - 1) / CU_CHUNK;
-        uint32_t row_bytes = (uint32_t)g.w.row_bytes, data = (uint32_t)(uintptr_t)g.w.data;
+        int split = g.plan.split, shift = 31 - __clz(split), groups = WARPS >> shift;
+        int group = warp >> shift, share = warp & (split - 1), turn = 0;
+        int chunks = (int)((unsigned)(g.w.cols + CU_CHUNK - 1) / CU_CHUNK);
+        /* Where the lane's first row begins in its piece; so does the one eight rows below, and those
+         * of every tile: rows are of an even length. */
+        uint32_t begins = (uint32_t)(uintptr_t)g.w.data + at * (uint32_t)g.w.row_bytes +
+                          (uint32_t)bytes_of(first);
         /* Column n of B is limb n % 4 of the pair's token n / 4; the only token's twice. */
         const uint8_t *x[PAIRS], *sums[PAIRS];
         const float *factors[PAIRS]; /* of the lane's sums: columns 2t, 2t + 1 */
@@ -270,53 +315,72 @@ template <int TYPE, int T, int WARPS> struct int_streamer {
         for (int j = 0; j < PAIRS; j++) {
             int token = T == 1 ? 0 : 2 * j + at / 4;
             x[j] = r.x + token * chunks * LIMB_CHUNK + at % 4 * 64 + t * 16;
+            if (T == 1 && int_shape<TYPE>::BLOCKS) /* odd blocks in columns 4 .. 7 */
+                x[j] += at / 4 * 8;
             sums[j] = r.sums + token * chunks * sums_bytes(TYPE) + at % 4 * int_shape<TYPE>::SUMS;
             if (4 * t < int_shape<TYPE>::SUMS) /* the other lanes have no minima */
                 sums[j] += 4 * t;
             factors[j] = r.factors + (T == 1 ? 0 : 2 * j + t / 2) * chunks;
         }
         for (int k = g.block * groups + group; k < tiles; k += stride, turn++) {
-            float total[PAIRS][2] = {};
+            float total[PAIRS][2] = {}, odd[PAIRS][2] = {};
+            uint32_t off = begins;
             for (int unit = first; unit < last; unit += U::COLS) {
                 if (depth == SHALLOW)
                     copies_wait<SHALLOW - 1>();
                 else
                     copies_wait<DEEP - 1>();
                 __syncwarp();
-                const uint8_t *a = ring + slot * U::ROOM + at * U::STRIDE, *b = a + 8 * U::STRIDE;
-                if (U::LOOSE) {
-                    uint32_t begins =
-                        data + (uint32_t)(k * TILE + at) * row_bytes + (uint32_t)bytes_of(unit);
-                    a += begins & (PIECE - 1);
-                    b += (begins + 8 * row_bytes) & (PIECE - 1);
-                }
+                const uint8_t *a = ring + slot * U::ROOM + at * U::STRIDE;
+                if (U::LOOSE)
+                    a += off & (PIECE - 1);
+                off += U::BYTES;
+                const uint8_t *b = a + 8 * U::STRIDE;
+                const uint8_t *fa = ring + slot * U::ROOM + TILE * U::STRIDE +
+                                    at * U::SCALE_STRIDE + (U::SCALE > 0 ? scale_low : 0);
+                const uint8_t *fb = fa + 8 * U::SCALE_STRIDE;
 #pragma unroll 1
-                for (int c = unit; c < unit + U::COLS && c < last; c += CU_CHUNK) {
-                    int chunk = c / CU_CHUNK;
+                for (int c = unit; c < unit + cols_of(unit); c += CU_CHUNK) {
+                    int chunk = (int)((unsigned)c / CU_CHUNK);
                     const uint8_t *xc[PAIRS], *sc[PAIRS];
-                    float f[PAIRS][2];
+                    float f[PAIRS][2], factor[PAIRS];
 #pragma unroll
                     for (int j = 0; j < PAIRS; j++) {
                         xc[j] = x[j] + chunk * LIMB_CHUNK;
                         sc[j] = sums[j] + chunk * sums_bytes(TYPE);
                     }
-                    int_chunk<TYPE, PAIRS>::dot(a, b, xc, sc, r, f);
 #pragma unroll
                     for (int j = 0; j < PAIRS; j++) {
                         /* the factor of the chunk before */
                         int of = MUTANT(26) && chunk > 0 ? chunk - 1 : chunk;
-                        float factor = factors[j][of] * pair;
+                        factor[j] = factors[j][of] * pair;
                         if (MUTANT(24) && chunk > 0 && chunk + 1 == chunks) /* last chunk lost */
-                            factor = 0;
-                        total[j][0] += f[j][0] * factor;
-                        total[j][1] += f[j][1] * factor;
+                            factor[j] = 0;
+                    }
+                    if constexpr (int_shape<TYPE>::BLOCKS) {
+                        int_blocks<TYPE, T>::dot(a, b, fa, fb, xc, factor, total, odd);
+                    } else {
+                        int_chunk<TYPE, PAIRS>::dot(a, b, xc, sc, r, f);
+#pragma unroll
+                        for (int j = 0; j < PAIRS; j++) {
+                            total[j][0] += f[j][0] * factor[j];
+                            total[j][1] += f[j][1] * factor[j];
+                        }
                     }
                     a += row_shape<TYPE>::CHUNK_BYTES;
                     b += row_shape<TYPE>::CHUNK_BYTES;
+                    fa += (int)U::SCALE * CU_CHUNK / U::COLS;
+                    fb += (int)U::SCALE * CU_CHUNK / U::COLS;
                 }
                 __syncwarp(); /* all lanes are done with the unit's room */
                 copy();
             }
+            if constexpr (int_shape<TYPE>::BLOCKS)
+#pragma unroll
+                for (int j = 0; j < PAIRS; j++)
+#pragma unroll
+                    for (int i = 0; i < 2; i++)
+                        total[j][i] = int_blocks<TYPE, T>::meet(total[j][i], odd[j][i]);
             if (split == 1) {
 #pragma unroll
                 for (int j = 0; j < PAIRS; j++)
@@ -338,12 +402,17 @@ template <int TYPE, int T, int WARPS> struct int_streamer {
                     to[8] = total[j][1];
                 }
             asm volatile("bar.sync %0, %1;" ::"r"(1 + group), "r"(32 * split) : "memory");
-            if (turn % split == share)
+            if ((turn & (split - 1)) == share)
 #pragma unroll
                 for (int n = lane; n < T * 2 * TILE; n += 32) {
-                    float v = 0;
-                    for (int i = 0; i < split; i++)
-                        v += part[i * T * 2 * TILE + n];
+                    float v = 0, p[WARPS];
+#pragma unroll
+                    for (int i = 0; i < WARPS; i++)
+                        p[i] = i < split ? part[i * T * 2 * TILE + n] : 0;
+#pragma unroll
+                    for (int i = 0; i < WARPS; i++)
+                        if (i < split)
+                            v += p[i];
                     v += __shfl_xor_sync(0xffffffffu, v, 16);
                     if (lane < TILE)
                         put(g, k, lane, n / (2 * TILE), v);
@@ -352,7 +421,7 @@ template <int TYPE, int T, int WARPS> struct int_streamer {
     }
 };
 
-/* As stream_rows, for the types that have int_chunk. */
+/* As stream_rows, in whole numbers. */
 template <int TYPE, int T, int WARPS>
 __device__ __forceinline__ void stream_ints(const gemv_job &g, const gemv_room &r, bool before,
                                             const cu_iq2_words *words)

@@ -101,7 +101,7 @@ static void one_product(bench *x, void *ctx, int i)
         if (w.scale_row_bytes > 0)
             w.scale = w.data + (size_t)w.rows * w.row_bytes;
         g[k] = (cu_segment){w,      NULL,  NULL,  x->floats, w.cols, x->out + k * w.rows,
-                            w.rows, false, false, false};
+                            w.rows, false, false, false,     false};
     }
     cu_linear_group(x->s, g, p->sh.together, 1);
 }
