@@ -255,7 +255,7 @@ static bool two_orders(const kernel_run *k, dsv4_type type, int cols, int n, boo
 {
     if (strcmp(k->label, "cuda") != 0 || n < 16)
         return false;
-    if (type == DSV4_Q8_0 || type == DSV4_FP4)
+    if (type == DSV4_Q8_0 || type == DSV4_FP4 || type == DSV4_MXFP4)
         return cols % 256 == 0 && !bf16;
     return type == DSV4_Q4_K || type == DSV4_Q2_K || type == DSV4_IQ2_XXS;
 }

@@ -1,6 +1,6 @@
 /* ints.cuh - products in whole numbers, of one to a few tokens with rows of Q4_K, Q2_K, IQ2_XXS
- * and, where columns are whole chunks and nobody asks for the bits of many tokens, Q8_0 and FP4:
- * codes are eight bits as they lie there or nearly so, and the tensor cores multiply those
+ * and, where columns are whole chunks and nobody asks for the bits of many tokens, Q8_0, FP4,
+ * MXFP4: codes are eight bits as they lie there or nearly so, and the tensor cores multiply those
  * (mma.m16n8k32, s8 or u8 times s8 into s32) with a fraction of the instructions that bf16 takes.
  *
  * x becomes fixed point: within a CHUNK of 256 columns a value is q * 2^-n, q below 2^30 for the
@@ -11,16 +11,19 @@
  *
  * Columns. Lane 4 g + t has columns 8t .. 8t+7 of a block of 32, of rows g and g + 8 of A and of
  * column g of B: the first four in the hardware's slots 4t .. 4t+3, the others in 16+4t .. 16+4t+3.
+ * MXFP4, whose bytes are columns c and c + 16 (cu_apart): 4t .. 4t+3 and 16+4t .. 16+4t+3, in turn.
  *
  * THE ORDER OF A SUM, the same whatever comes with a token:
  *  1. Within a chunk, each limb by itself: whole numbers, with the scales of blocks multiplied in.
  *  2. Limbs 0 and 1 join, and 2 and 3: f = fmaf(256, sum_0, sum_1); times the row's factor, less
  *     the minima's part (whole numbers as well, times the limbs' own sums): f = d * f - dmin * m;
  *     times the chunk's factor: 2^-n, times 65536 for limbs 0 and 1.
- *     Formats with a factor d for each block of 32 columns (BLOCKS) do so by block: the sums of a
- *     block, times the chunk's factor, join, and f = fmaf(d, joined, f), blocks ascending from 0.
  *  3. A SHARE of a row's chunks, ascending, is added up for either pair of limbs from 0, then the
- *     shares, ascending, then the two. The shares are a matter of the matrix alone (int_split). */
+ *     shares, ascending, then the two. The shares are a matter of the matrix alone (int_split).
+ * Formats with a factor d for each block of 32 columns (BLOCKS) do by block what 1 and 2 say: a
+ * block's sums, times the chunk's factor, join, and s = fmaf(d, joined, s). There are two s for
+ * either pair of limbs, of a share's even blocks and of its odd ones, from 0 and ascending, which
+ * are added up at the end of the share and multiplied with what a code's one is worth. */
 #ifndef DSV4_CUDA_INTS_CUH
 #define DSV4_CUDA_INTS_CUH
 
@@ -39,6 +42,9 @@ template <int TYPE> struct int_shape {
 template <> struct int_shape<DSV4_FP4> {
     enum { INTS = 1, BLOCKS = 1, SUMS = 0 };
 };
+template <> struct int_shape<DSV4_MXFP4> {
+    enum { INTS = 1, BLOCKS = 1, SUMS = 0 };
+};
 template <> struct int_shape<DSV4_Q8_0> {
     enum { INTS = 1, BLOCKS = 1, SUMS = 0 };
 };
@@ -51,6 +57,11 @@ template <> struct int_shape<DSV4_Q2_K> {
 template <> struct int_shape<DSV4_IQ2_XXS> {
     enum { INTS = 1, BLOCKS = 0, SUMS = 0 };
 };
+
+__host__ __device__ constexpr bool cu_apart(int type)
+{
+    return type == DSV4_MXFP4;
+}
 
 /* Bytes of a chunk's sums: [low, high byte][limb][slot]. */
 __host__ __device__ constexpr int sums_bytes(int type)
@@ -73,19 +84,19 @@ CU_BOTH int cu_fixed_power(uint32_t most)
     return 156 - (int)(e > 7 ? e : 7);
 }
 
-/* x 2^n: the factor itself may be too large for a float. */
-CU_BOTH float cu_scaled(float x, int n)
+/* The whole number next to x, at most 2^30, plus 0x80808080: adding 1.5 * 2^23 to a float leaves one
+ * in its low bits, of 22 bits and a sign; so the upper half first, then what is left of x. */
+CU_BOTH uint32_t cu_fixed(float x)
 {
-    return x * cu_two_to(n / 2) * cu_two_to(n - n / 2);
+    const float high = 12582912.0f + 0x3540, low = 12582912.0f + 0x8080; /* 0x4b403540, 0x4b408080 */
+    float m = fmaf(x, 1.0f / 65536, high), rest = fmaf(high - m, 65536.0f, x);
+    return (cu_bits_of(m) << 16) + cu_bits_of(rest + low);
 }
 
-/* The limbs of four numbers, a word each. */
-CU_BOTH void cu_limbs(const int32_t q[4], uint32_t w[LIMBS])
+/* The limbs of four such numbers, a word each. */
+CU_BOTH void cu_limbs(const uint32_t u[4], uint32_t w[LIMBS])
 {
-    uint32_t u[4]; /* digits from 0 to 255: the carries of those from -128 to 127 */
-    CU_UNROLL
-    for (int i = 0; i < 4; i++)
-        u[i] = (uint32_t)q[i] + 0x80808080u;
+    /* u's bytes are digits from 0 to 255: the carries of those from -128 to 127 */
     uint32_t a = cu_bytes(u[0], u[1], 0x5140u), b = cu_bytes(u[0], u[1], 0x7362u);
     uint32_t c = cu_bytes(u[2], u[3], 0x5140u), d = cu_bytes(u[2], u[3], 0x7362u);
     w[0] = cu_bytes(b, d, 0x7632u) ^ 0x80808080u;
@@ -162,6 +173,15 @@ __device__ __forceinline__ void cu_mma_s8_floats(int c[4], uint32_t a0, uint32_t
         "{%8, %9}, {%10, %10, %10, %10};"
         : "=r"(c[0]), "=r"(c[1]), "=r"(c[2]), "=r"(c[3])
         : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1), "r"((int)CU_INT_START));
+}
+
+__device__ __forceinline__ void cu_mma_s8_add(int c[4], uint32_t a0, uint32_t a1, uint32_t a2,
+                                              uint32_t a3, uint32_t b0, uint32_t b1)
+{
+    asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+        "{%8, %9}, {%0, %1, %2, %3};"
+        : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
 __device__ __forceinline__ void cu_mma_u8_add(int c[4], uint32_t a0, uint32_t a1, uint32_t a2,

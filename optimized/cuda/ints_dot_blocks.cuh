@@ -1,46 +1,52 @@
 /* ints_dot_blocks.cuh - formats whose blocks of 32 columns have a factor each, in whole numbers
- * (ints.cuh): codes of a block are one mma from CU_INT_START. Private to linear.cu. */
+ * (ints.cuh): the codes of a block are one mma from CU_INT_START. Private to linear.cu. */
 #ifndef DSV4_CUDA_INTS_DOT_BLOCKS_CUH
 #define DSV4_CUDA_INTS_DOT_BLOCKS_CUH
 
 #include "ints_dot.cuh"
 
-/* A row's codes and factors of a chunk, block by block. codes: columns 8t .. 8t+3 and the next four
- * of a lane, signed bytes. */
-template <int TYPE> struct int_row;
+/* A row's codes and factors of a chunk, block by block. WHOLE: the chunk begins at a multiple of
+ * four bytes. start: factors are those of blocks `first` and on. codes: a lane's columns, eight
+ * signed bytes. unit(): what a code's one is worth. */
+template <int TYPE, bool WHOLE> struct int_row;
 
-template <> struct int_row<DSV4_Q8_0> {
-    row_reader<DSV4_Q8_0> reader;
+/* Every other block's codes begin in the middle of a word. */
+template <bool WHOLE> struct int_row<DSV4_Q8_0, WHOLE> {
+    const uint8_t *from;
     row_scale<DSV4_Q8_0> scale;
-    __device__ __forceinline__ void start(const uint8_t *chunk, const uint8_t *)
+    __device__ __forceinline__ void start(const uint8_t *chunk, const uint8_t *, int first)
     {
-        reader.start(chunk);
-        scale.load(chunk, NULL);
+        from = chunk + threadIdx.x % 4 * 8;
+        scale.load(chunk + 34 * first, NULL);
     }
     __device__ __forceinline__ void codes(int i, uint32_t w[2]) const
     {
-        row_codes<DSV4_Q8_0> c;
-        reader.load(c, i);
-        w[0] = c.w[0];
-        w[1] = c.w[1];
+        bool middle = i % 2 == (WHOLE ? 0 : 1);
+        const uint8_t *p = from + (34 * i + (middle ? 0 : 2));
+        w[0] = cu_word(p);
+        w[1] = cu_word(p + 4);
+        if (middle) {
+            w[0] = cu_funnel(w[0], w[1], 16);
+            w[1] = cu_funnel(w[1], cu_word(p + 8), 16);
+        }
     }
     __device__ __forceinline__ float factor(int i) const
     {
         return scale.block(i);
     }
-    static __device__ __forceinline__ float unit() /* what a code's one is worth */
+    static __device__ __forceinline__ float unit()
     {
         return 1.0f;
     }
 };
 
-template <> struct int_row<DSV4_FP4> {
+template <bool WHOLE> struct int_row<DSV4_FP4, WHOLE> {
     const uint8_t *from;
     row_scale<DSV4_FP4> scale;
-    __device__ __forceinline__ void start(const uint8_t *chunk, const uint8_t *factors)
+    __device__ __forceinline__ void start(const uint8_t *chunk, const uint8_t *factors, int first)
     {
         from = chunk + threadIdx.x % 4 * 4;
-        scale.load(chunk, factors);
+        scale.load(chunk, factors + first);
     }
     __device__ __forceinline__ void codes(int i, uint32_t w[2]) const
     {
@@ -59,53 +65,126 @@ template <> struct int_row<DSV4_FP4> {
     }
 };
 
+/* Blocks of 17 bytes; a lane's columns are those of four bytes (int_shape: APART). */
+template <bool WHOLE> struct int_row<DSV4_MXFP4, WHOLE> {
+    const uint8_t *from;
+    row_scale<DSV4_MXFP4> scale;
+    __device__ __forceinline__ void start(const uint8_t *chunk, const uint8_t *, int first)
+    {
+        from = chunk + 1 + threadIdx.x % 4 * 4;
+        scale.load(chunk + 17 * first, NULL);
+    }
+    __device__ __forceinline__ void codes(int i, uint32_t w[2]) const
+    {
+        uint32_t off = WHOLE ? (uint32_t)(i + 1) % 4 : ((uint32_t)(uintptr_t)from + i) & 3u;
+        const uint8_t *p = from + 17 * i - off;
+        uint32_t n = cu_word(p);
+        if (off > 0)
+            n = cu_funnel(n, cu_word(p + 4), 8 * off);
+        if (MUTANT(31)) /* signs lost */
+            n &= 0x77777777u;
+        cu_fp4_codes(n, w);
+    }
+    __device__ __forceinline__ float factor(int i) const
+    {
+        return scale.block(i);
+    }
+    static __device__ __forceinline__ float unit()
+    {
+        return 0.5f; /* the factors are halves */
+    }
+};
+
 /* A chunk of rows a and b (g and g + 8), whose factors begin at fa and fb, times x[j]; factors[j]:
- * of the chunk for the lane's pair of limbs of token j. */
-template <int TYPE, int PAIRS> struct int_blocks {
+ * of the chunk for the lane's pair of limbs of token j. Sums of even blocks and of odd ones; of one
+ * token both in `even`, odd ones in lanes t = 2, 3, since columns 4 .. 7 of B are free for them: x
+ * is then that of even blocks in lanes of B's columns 0 .. 3, of odd ones in the others. */
+template <int TYPE, int T> struct int_blocks {
+    enum { PAIRS = (T + 1) / 2, BLOCKS = CU_CHUNK / 32 };
+
+    /* Sums of a block of rows a and b into f, as what they are. */
+    static __device__ __forceinline__ void add(float f[2], const int c[4], float da, float db,
+                                               float factor, float less)
+    {
+        float v[4];
+#pragma unroll
+        for (int k = 0; k < 4; k++)
+            v[k] = fmaf(__int_as_float(c[k]), factor, less);
+        f[0] = fmaf(da, fmaf(256.0f, v[0], v[1]), f[0]);
+        f[1] = fmaf(db, fmaf(256.0f, v[2], v[3]), f[1]);
+    }
+
+    template <bool WHOLE>
+    static __device__ __forceinline__ void
+    sum(const uint8_t *a, const uint8_t *b, const uint8_t *fa, const uint8_t *fb,
+        const uint8_t *const *x, const float *factors, float (*even)[2], float (*odd)[2])
+    {
+        int t = (int)threadIdx.x % 4, second = T == 1 ? t / 2 : 0;
+        int first = MUTANT(29) ? 1 - second : second; /* the factor of the block beside it */
+        int_row<TYPE, WHOLE> ra, rb;
+        float less[PAIRS]; /* what the sums begin with, scaled as they are */
+        ra.start(a, fa, first);
+        rb.start(b, fb, first);
+#pragma unroll
+        for (int j = 0; j < PAIRS; j++)
+            less[j] = -cu_float_of(CU_INT_START) * factors[j];
+        uint32_t odds = threadIdx.x / 16 % 2, evens = 1 - odds; /* this lane's column of B */
+#pragma unroll
+        for (int i = 0; i < BLOCKS; i += 2) {
+            uint32_t ca[2][2], cb[2][2];
+#pragma unroll
+            for (int k = 0; k < 2; k++) {
+                ra.codes(i + k, ca[k]);
+                rb.codes(i + k, cb[k]);
+            }
+            /* a chunk's last block lost */
+            bool lost = MUTANT(30) && i + 2 == BLOCKS;
+            if (T == 1) {
+                uint2 p = *(const uint2 *)(const void *)(x[0] + 128 * i);
+                float da = ra.factor(i), db = rb.factor(i);
+                int c[4];
+                if (lost && second)
+                    da = db = 0;
+                cu_mma_s8_floats(c, ca[0][0], cb[0][0], ca[1][0], cb[1][0], p.x * evens,
+                                 p.x * odds);
+                cu_mma_s8_add(c, ca[0][1], cb[0][1], ca[1][1], cb[1][1], p.y * evens, p.y * odds);
+                add(even[0], c, da, db, factors[0], less[0]);
+            } else {
+                float da[2], db[2];
+#pragma unroll
+                for (int k = 0; k < 2; k++) {
+                    da[k] = lost && k ? 0.0f : ra.factor(i + (MUTANT(29) ? 1 - k : k));
+                    db[k] = lost && k ? 0.0f : rb.factor(i + (MUTANT(29) ? 1 - k : k));
+                }
+#pragma unroll
+                for (int j = 0; j < PAIRS; j++) {
+                    uint4 p = *(const uint4 *)(const void *)(x[j] + 128 * i);
+                    int c[4];
+                    cu_mma_s8_floats(c, ca[0][0], cb[0][0], ca[0][1], cb[0][1], p.x, p.y);
+                    add(even[j], c, da[0], db[0], factors[j], less[j]);
+                    cu_mma_s8_floats(c, ca[1][0], cb[1][0], ca[1][1], cb[1][1], p.z, p.w);
+                    add(odd[j], c, da[1], db[1], factors[j], less[j]);
+                }
+            }
+        }
+    }
+
     static __device__ __forceinline__ void dot(const uint8_t *a, const uint8_t *b,
                                                const uint8_t *fa, const uint8_t *fb,
                                                const uint8_t *const *x, const float *factors,
-                                               float (*f)[2])
+                                               float (*even)[2], float (*odd)[2])
     {
-        int_row<TYPE> ra, rb;
-        uint4 p[PAIRS];
-        float less[PAIRS]; /* what the sums begin with, scaled as they are */
-        ra.start(a, fa);
-        rb.start(b, fb);
-#pragma unroll
-        for (int j = 0; j < PAIRS; j++) {
-            less[j] = -cu_float_of(CU_INT_START) * factors[j];
-            f[j][0] = f[j][1] = 0;
-        }
-#pragma unroll
-        for (int i = 0; i < CU_CHUNK / 32; i++) {
-            int of = MUTANT(29) ? i ^ 1 : i; /* the factor of the block beside it */
-            uint32_t ca[2], cb[2];
-            ra.codes(i, ca);
-            rb.codes(i, cb);
-            float da = ra.factor(of), db = rb.factor(of);
-            if (MUTANT(30) && i == CU_CHUNK / 32 - 1) /* a chunk's last block lost */
-                da = db = 0;
-#pragma unroll
-            for (int j = 0; j < PAIRS; j++) {
-                int c[4];
-                float v[4];
-                if (i % 2 == 0)
-                    p[j] = *(const uint4 *)(const void *)(x[j] + 128 * i);
-                cu_mma_s8_floats(c, ca[0], cb[0], ca[1], cb[1], i % 2 ? p[j].z : p[j].x,
-                                 i % 2 ? p[j].w : p[j].y);
-#pragma unroll
-                for (int k = 0; k < 4; k++)
-                    v[k] = fmaf(__int_as_float(c[k]), factors[j], less[j]);
-                f[j][0] = fmaf(da, fmaf(256.0f, v[0], v[1]), f[j][0]);
-                f[j][1] = fmaf(db, fmaf(256.0f, v[2], v[3]), f[j][1]);
-            }
-        }
-#pragma unroll
-        for (int j = 0; j < PAIRS; j++) {
-            f[j][0] *= int_row<TYPE>::unit();
-            f[j][1] *= int_row<TYPE>::unit();
-        }
+        if (TYPE == DSV4_FP4 || ((uintptr_t)a & 3) == 0) /* the same for all rows */
+            sum<true>(a, b, fa, fb, x, factors, even, odd);
+        else
+            sum<false>(a, b, fa, fb, x, factors, even, odd);
+    }
+
+    /* At the end: even and odd blocks' sums. */
+    static __device__ __forceinline__ float meet(float even, float odd)
+    {
+        return (even + (T == 1 ? __shfl_xor_sync(0xffffffffu, even, 2) : odd)) *
+               int_row<TYPE, true>::unit();
     }
 };
 

@@ -85,6 +85,7 @@ static bool takes_ints(const cu_tensor *w, bool one_order)
     case DSV4_IQ2_XXS:
         return true;
     case DSV4_Q8_0:
+    case DSV4_MXFP4:
         return !one_order && w->cols % CU_CHUNK == 0 && w->row_bytes % 4 == 0;
     case DSV4_FP4:
         return !one_order && w->cols % CU_CHUNK == 0 && w->scale_row_bytes % 4 == 0;
@@ -158,52 +159,40 @@ typedef struct {
     const cu_iq2_words *iq2; /* device */
 } gemv_args;
 
-/* A block's rows of one type. before: as stream_rows. */
+/* What a block does; thread 0 writes it. */
+static __shared__ gemv_job job;
+
+/* A block's rows of one type. A function that is called: kernels share it, and each type has the
+ * registers to itself (faster than one body that keeps its job in them). before: as stream_rows. */
 template <int TYPE, int T, int WARPS>
-__device__ __forceinline__ void rows_of_type(const gemv_job &g, bool before,
-                                             const cu_iq2_words *iq2)
+static __device__ __noinline__ void gemv_rows_of(bool before, const cu_iq2_words *iq2)
 {
     extern __shared__ __align__(128) uint8_t shared[];
     if constexpr (TYPE == DSV4_F32 || TYPE == DSV4_F16) {
         __shared__ float part[WARPS][ROWS][T];
-        float_rows<TYPE, T, WARPS>(g, (float *)(void *)shared, part, before);
+        float_rows<TYPE, T, WARPS>(job, (float *)(void *)shared, part, before);
     } else {
         gemv_room r;
-        lay_out(&g.w, WARPS, g.plan, T, unit_shape<TYPE>::ROOM, shared, &r);
+        lay_out(&job.w, WARPS, job.plan, T, unit_shape<TYPE>::ROOM, shared, &r);
         if constexpr (int_shape<TYPE>::INTS)
-            if (!int_shape<TYPE>::BLOCKS || g.plan.ints) {
-                stream_ints<TYPE, T, WARPS>(g, r, before, iq2);
+            if (!int_shape<TYPE>::BLOCKS || job.plan.ints) {
+                stream_ints<TYPE, T, WARPS>(job, r, before, iq2);
                 return;
             }
         if constexpr (!int_shape<TYPE>::INTS || int_shape<TYPE>::BLOCKS)
-            stream_rows<TYPE, T, WARPS>(g, r, before);
+            stream_rows<TYPE, T, WARPS>(job, r, before);
     }
 }
 
-/* Where two blocks share a multiprocessor, registers are few: what a block does is kept in shared
- * memory, written by thread 0, and a type's rows are a function that is called, which has the
- * registers to itself. */
-static __shared__ gemv_job job;
-
-template <int TYPE, int T, int WARPS>
-static __device__ __noinline__ void shared_job_of_type(bool before, const cu_iq2_words *iq2)
+/* A block's rows, whatever their type. */
+template <int T, int WARPS>
+__device__ __forceinline__ void gemv_block(bool before, const cu_iq2_words *iq2)
 {
-    rows_of_type<TYPE, T, WARPS>(job, before, iq2);
-}
-
-/* A block's rows, whatever their type. SHARED: g is the job above. */
-template <int T, int WARPS, bool SHARED>
-__device__ __forceinline__ void gemv_block(const gemv_job &g, bool before, const cu_iq2_words *iq2)
-{
-    if (SHARED)
-        __syncthreads(); /* for the job */
-    switch (g.w.type) {
+    __syncthreads(); /* for the job */
+    switch (job.w.type) {
 #define ROWS_OF(TYPE)                                                                              \
     case TYPE:                                                                                     \
-        if constexpr (SHARED)                                                                      \
-            shared_job_of_type<TYPE, T, WARPS>(before, iq2);                                       \
-        else                                                                                       \
-            rows_of_type<TYPE, T, WARPS>(g, before, iq2);                                          \
+        gemv_rows_of<TYPE, T, WARPS>(before, iq2);                                                 \
         break
         ROWS_OF(DSV4_F32);
         ROWS_OF(DSV4_F16);
@@ -221,9 +210,9 @@ __device__ __forceinline__ void gemv_block(const gemv_job &g, bool before, const
     }
 }
 
-template <int T>
-__device__ __forceinline__ void job_of(const gemv_args &a, const gemv_segment *s, gemv_job *g)
+template <int T> __device__ __forceinline__ void job_of(const gemv_args &a, const gemv_segment *s)
 {
+    gemv_job *g = &job;
     /* Settled, the index may be older than this kernel in the nearest cache: from the next one. */
     g->w = s->s.table == NULL ? s->s.w : s->s.table[__ldcg(s->s.index)];
     g->w.type = s->s.w.type;
@@ -244,13 +233,6 @@ __device__ __forceinline__ void job_of(const gemv_args &a, const gemv_segment *s
         g->x[t] = s->s.x + (first + (t < g->tokens ? t : 0)) * ldx;
         g->y[t] = s->s.y + (first + t) * s->s.ldy;
     }
-}
-
-/* Once the indices are known, the next may start: its own are settled then. */
-__device__ __forceinline__ void begin_late()
-{
-    wait_for_previous();
-    let_next_start();
 }
 
 /* Experts' products have the multiprocessor to themselves while the router works: they go through
@@ -278,7 +260,7 @@ __device__ __forceinline__ void rehearse(const gemv_segment *s, const cu_iq2_wor
     __syncthreads();
     if (job.w.rows == 0)
         return;
-    gemv_block<T, WARPS, true>(job, false, iq2);
+    gemv_block<T, WARPS>(false, iq2);
     copies_wait<0>();
     __syncthreads();
 }
@@ -294,21 +276,15 @@ static __global__ void __launch_bounds__(WARPS * 32, WARPS == FEW ? 2 : 1)
     bool before = s->s.table == NULL || s->s.settled;
     if (before)
         let_next_start();
-    if constexpr (WARPS == FEW) {
-        if (T == 1 && a.rehearses && s->s.table != NULL)
-            rehearse<T, WARPS>(s, a.iq2);
-        if (!before)
-            begin_late();
-        if (threadIdx.x == 0)
-            job_of<T>(a, s, &job);
-        gemv_block<T, WARPS, true>(job, before, a.iq2);
-    } else {
-        gemv_job g;
-        if (!before)
-            begin_late();
-        job_of<T>(a, s, &g);
-        gemv_block<T, WARPS, false>(g, before, a.iq2);
+    if (T == 1 && WARPS == FEW && a.rehearses && s->s.table != NULL)
+        rehearse<T, WARPS>(s, a.iq2);
+    if (!before) { /* once its own indices are known, the next may start: its own are settled then */
+        wait_for_previous();
+        let_next_start();
     }
+    if (threadIdx.x == 0)
+        job_of<T>(a, s);
+    gemv_block<T, WARPS>(before, a.iq2);
 }
 
 /* Shapes that no unit fits: a warp an element of y. */
@@ -359,7 +335,9 @@ static int float_split(const cu_tensor *w)
 static int int_split(const cu_tensor *w)
 {
     int64_t tiles = (w->rows + TILE - 1) / TILE, chunks = (w->cols + CU_CHUNK - 1) / CU_CHUNK;
-    int split = tiles >= 1024 ? 1 : tiles >= 512 ? 2 : tiles >= 192 ? 4 : 8;
+    int split = tiles >= 1024 ? 1 : tiles >= 512 ? 2 : tiles >= 128 ? 4 : 8;
+    while (split > 1 && chunks / split < 4 && tiles >= 128) /* few turns of many chunks */
+        split /= 2;
     while (split > chunks)
         split /= 2;
     return split;
@@ -583,7 +561,7 @@ static __global__ void __launch_bounds__(FEW * 32, 1)
             job.y[t] = a.y + (int64_t)p * a.shape.rows;
         }
     }
-    gemv_block<T, FEW, true>(job, false, a.iq2);
+    gemv_block<T, FEW>(false, a.iq2);
 }
 
 static __global__ void experts_elements(const __grid_constant__ experts_args a)

@@ -63,11 +63,16 @@ template <int TYPE> struct unit_shape;
 CU_UNIT_SHAPE(DSV4_BF16, 128, 16, 256, 0);
 CU_UNIT_SHAPE(DSV4_FP8, 256, 16, 288, 2);
 CU_UNIT_SHAPE(DSV4_FP4, 256, 8, 144, 8);
-CU_UNIT_SHAPE(DSV4_MXFP4, 256, 10, 160, 0);
+CU_UNIT_SHAPE(DSV4_MXFP4, 256, 10, 176, 0);
 CU_UNIT_SHAPE(DSV4_Q8_0, 256, 18, 288, 0);
 CU_UNIT_SHAPE(DSV4_Q4_K, 512, 18, 288, 0);
+#ifdef U512
+CU_UNIT_SHAPE(DSV4_Q2_K, 512, 12, 208, 0);
+CU_UNIT_SHAPE(DSV4_IQ2_XXS, 512, 10, 176, 0);
+#else
 CU_UNIT_SHAPE(DSV4_Q2_K, 256, 6, 112, 0);
 CU_UNIT_SHAPE(DSV4_IQ2_XXS, 256, 5, 80, 0);
+#endif
 #undef CU_UNIT_SHAPE
 
 /* ---- a block's work -------------------------------------------------------------------------- */
@@ -147,8 +152,11 @@ __host__ __device__ __forceinline__ size_t lay_out(const cu_tensor *w, int warps
 {
     int cols = (int)w->cols, chunks = (cols + CU_CHUNK - 1) / CU_CHUNK;
     bool ints = plan.ints;
-    size_t at = (size_t)(warps * plan.depth * unit);
-    r->ring = base;
+    r->iq2 = base;
+    r->iq2_stride = (uint32_t)plan.copies * 4;
+    size_t at = w->type == DSV4_IQ2_XXS ? 384 * r->iq2_stride : 0;
+    r->ring = base + at;
+    at += (size_t)(warps * plan.depth * unit);
     r->x = base + at;
     r->ld = parts_stride(cols);
     at += ints ? (size_t)(tokens * chunks * LIMB_CHUNK) : (size_t)(CU_PARTS * tokens * r->ld);
@@ -157,10 +165,6 @@ __host__ __device__ __forceinline__ size_t lay_out(const cu_tensor *w, int warps
     r->sums = base + at;
     if (w->type == DSV4_Q4_K || w->type == DSV4_Q2_K)
         at += (size_t)(tokens * chunks * sums_bytes(w->type));
-    r->iq2 = base + at;
-    r->iq2_stride = (uint32_t)plan.copies * 4;
-    if (w->type == DSV4_IQ2_XXS)
-        at += 384 * r->iq2_stride;
     r->parts = (float *)(void *)(base + at);
     if (plan.split > 1)
         at +=
