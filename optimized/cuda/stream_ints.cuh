@@ -269,7 +269,7 @@ template <int TYPE, int T, int WARPS> struct int_streamer {
         for (int j = 0; j < PAIRS; j++) {
             int token = T == 1 ? 0 : 2 * j + at / 4;
             x[j] = r.x + token * chunks * LIMB_CHUNK + at % 4 * 64 + t * 16;
-            if (T == 1 && int_shape<TYPE>::BLOCKS) /* odd blocks in columns 4 .. 7 */
+            if (T == 1 && int_shape<TYPE>::BLOCKS && !MUTANT(33)) /* odd blocks: columns 4 .. 7 */
                 x[j] += at / 4 * 8;
             sums[j] = r.sums + token * chunks * sums_bytes(TYPE) + at % 4 * int_shape<TYPE>::SUMS;
             if (4 * t < int_shape<TYPE>::SUMS) /* the other lanes have no minima */
