@@ -107,16 +107,15 @@ __device__ __forceinline__ void limb_vectors(const gemv_job &g, const gemv_room 
  * from unit to unit by adding. Scales beside the rows begin at the same place of a word in all of
  * them. */
 template <int TYPE, int T, int WARPS> struct int_streamer {
-    typedef unit_shape<TYPE> U;
+    typedef int_unit<TYPE, T> U;
     enum {
         PAIRS = (T + 1) / 2,
-        MAIN = U::PIECES < 16 ? 8 : 16, /* lanes that copy a row, and those for its rest */
-        REST = U::PIECES - (int)MAIN > 2 ? 4 : 2,
-        HEIGHT = 32 / MAIN,
-        LOWER = 32 / REST
+        MAIN = U::MAIN,
+        REST = U::REST,
+        HEIGHT = 32 / (int)MAIN,
+        LOWER = 32 / (int)REST
     };
     static_assert((int)U::COLS % CU_CHUNK == 0, "whole chunks");
-    static_assert((int)U::PIECES <= MAIN + REST, "lanes for all pieces");
 
     uint8_t *ring;
     int depth, tiles, stride, first, last; /* the warp's columns of a tile */
