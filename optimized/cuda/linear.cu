@@ -65,7 +65,7 @@ static size_t shared_bytes(const cu_tensor *w, int warps, gemv_plan plan, int to
     gemv_room r;
     if (is_float(w->type))
         return (size_t)tokens * (size_t)AT(w->cols) * sizeof(float);
-    return lay_out(w, warps, plan, tokens, unit_bytes(w->type), NULL, &r);
+    return lay_out(w, warps, plan, tokens, unit_bytes(w->type, plan.ints, tokens), NULL, &r);
 }
 
 /* What needs least. */
@@ -86,9 +86,10 @@ static bool takes_ints(const cu_tensor *w, bool one_order)
         return true;
     case DSV4_Q8_0:
     case DSV4_MXFP4:
-        return !one_order && w->cols % CU_CHUNK == 0 && w->row_bytes % 4 == 0;
     case DSV4_FP4:
-        return !one_order && w->cols % CU_CHUNK == 0 && w->scale_row_bytes % 4 == 0;
+        return !one_order && w->cols % CU_CHUNK == 0 && w->row_bytes % 4 == 0 &&
+               w->scale_row_bytes % 4 == 0 &&
+               shared_bytes(w, FEW, tightest(true), 1) <= most_shared();
     default:
         return false;
     }
@@ -172,14 +173,16 @@ static __device__ __noinline__ void gemv_rows_of(bool before, const cu_iq2_words
         float_rows<TYPE, T, WARPS>(job, (float *)(void *)shared, part, before);
     } else {
         gemv_room r;
-        lay_out(&job.w, WARPS, job.plan, T, unit_shape<TYPE>::ROOM, shared, &r);
         if constexpr (int_shape<TYPE>::INTS)
             if (!int_shape<TYPE>::BLOCKS || job.plan.ints) {
+                lay_out(&job.w, WARPS, job.plan, T, int_unit<TYPE, T>::ROOM, shared, &r);
                 stream_ints<TYPE, T, WARPS>(job, r, before, iq2);
                 return;
             }
-        if constexpr (!int_shape<TYPE>::INTS || int_shape<TYPE>::BLOCKS)
+        if constexpr (!int_shape<TYPE>::INTS || int_shape<TYPE>::BLOCKS) {
+            lay_out(&job.w, WARPS, job.plan, T, unit_shape<TYPE>::ROOM, shared, &r);
             stream_rows<TYPE, T, WARPS>(job, r, before);
+        }
     }
 }
 
@@ -310,8 +313,10 @@ static int fixed_split(const cu_tensor *w, bool ints)
     return is_float(w->type) ? float_split(w) : ints ? int_split(w) : 0;
 }
 
-/* As deep as fits; half: beside another kernel's block. */
-static gemv_plan plan_of(const cu_tensor *w, int warps, gemv_plan of, int tokens, bool half)
+/* Deep where that fits into half a multiprocessor (and `deep`): more, and the vectors would wait
+ * behind the weights. half: beside another kernel's block. */
+static gemv_plan plan_of(const cu_tensor *w, int warps, gemv_plan of, int tokens, bool deep,
+                         bool half)
 {
     static const gemv_plan plans[] = {{0, DEEP, 32, false},
                                       {0, SHALLOW, 32, false},
@@ -322,9 +327,9 @@ static gemv_plan plan_of(const cu_tensor *w, int warps, gemv_plan of, int tokens
         p = plans[i];
         p.split = of.split;
         p.ints = of.ints;
-        /* Deeper than need be, the vectors would wait behind the weights. */
-        if ((half || p.depth == SHALLOW) &&
-            shared_bytes(w, warps, p, tokens) <= (half ? half_shared() : most_shared()))
+        bool large = !half && p.depth == SHALLOW;
+        if ((deep || p.depth == SHALLOW) &&
+            shared_bytes(w, warps, p, tokens) <= (large ? most_shared() : half_shared()))
             break;
     }
     return p;
@@ -429,15 +434,16 @@ extern "C" void cu_linear_group(cu_stream s, const cu_segment *segments, int cou
     bool paired = all && any;
     if (paired)
         warps = FEW;
+    bool deep = n == 1 && any && warps == FEW;
     int used = share(a.seg, a.count, warps, multiprocessors);
-    for (int i = used; paired && i < multiprocessors; i++)
+    for (int i = used; deep && i < multiprocessors; i++)
         a.seg[i % a.count].blocks++; /* one everywhere, none twice */
     size_t shared = 0;
     for (int i = 0; i < a.count; i++) {
         gemv_segment *g = &a.seg[i];
         g->first_block = blocks;
         blocks += g->blocks;
-        g->plan = plan_of(&g->s.w, warps, g->plan, tokens, paired);
+        g->plan = plan_of(&g->s.w, warps, g->plan, tokens, deep, paired);
         size_t bytes = shared_bytes(&g->s.w, warps, g->plan, tokens);
         shared = bytes > shared ? bytes : shared;
     }
@@ -564,7 +570,7 @@ extern "C" void cu_linear_experts(cu_stream s, const cu_tensor *table, const cu_
     bool fits = streams(shape);
     if (fits)
         share(&one, 1, FEW, each < 4 ? 4 : each);
-    one.plan = plan_of(shape, FEW, one.plan, CU_EXPERT_TOKENS, false);
+    one.plan = plan_of(shape, FEW, one.plan, CU_EXPERT_TOKENS, false, false);
     size_t shared = fits ? shared_bytes(shape, FEW, one.plan, CU_EXPERT_TOKENS) : 0;
     experts_args a = {table,
                       *shape,

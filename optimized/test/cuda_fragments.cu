@@ -141,7 +141,7 @@ static void limbs()
     }
 }
 
-/* Scales and minima of Q4_K, levels and signs of IQ2_XXS, as whole numbers. */
+/* Scales and minima of Q4_K, levels and signs of IQ2_XXS, codes of FP4, as whole numbers. */
 static void whole_numbers()
 {
     for (int r = 0; r < 1000; r++) {
@@ -167,6 +167,11 @@ static void whole_numbers()
             expect((int8_t)(v[i / 4] >> 8 * (i % 4) & 255u) == (negative ? -level : level),
                    "a value of IQ2_XXS", i);
         }
+        uint32_t nibbles = noise() ^ noise() << 8;
+        cu_fp4_codes(nibbles, v);
+        for (int i = 0; i < 8; i++)
+            expect((int8_t)(v[i / 4] >> 8 * (i % 4) & 255u) == 4 * cu_e2m1(nibbles >> 4 * i & 15u),
+                   "a value of FP4", i);
     }
 }
 
