@@ -145,13 +145,11 @@ template <int TYPE, int T, int WARPS> struct limb_maker {
         }
     }
 
-    /* For those who make a share's chunks: barriers 1 to step are those of int_streamer's groups.
-     */
+    /* For those who make a share's chunks; barriers 1 to step are int_streamer's. */
     __device__ __forceinline__ void meet(const gemv_job &g) const
     {
-        unsigned split = (unsigned)g.plan.split;
-        asm volatile("bar.sync %0, %1;" ::"r"(1 + step + (threadIdx.x / 32 & (split - 1))),
-                     "r"(32 * step)
+        unsigned split = (unsigned)g.plan.split, share = threadIdx.x / 32 & (split - 1);
+        asm volatile("bar.sync %0, %1;" ::"r"(split == 1 ? 0 : 1 + step + share), "r"(32 * step)
                      : "memory");
     }
 };
