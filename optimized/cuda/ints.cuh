@@ -84,11 +84,12 @@ CU_BOTH int cu_fixed_power(uint32_t most)
     return 156 - (int)(e > 7 ? e : 7);
 }
 
-/* The whole number next to x, at most 2^30, plus 0x80808080: adding 1.5 * 2^23 to a float leaves one
- * in its low bits, of 22 bits and a sign; so the upper half first, then what is left of x. */
+/* The whole number next to x, at most 2^30, plus 0x80808080: adding 1.5 * 2^23 to a float leaves
+ * one in its low bits, of 22 bits and a sign; so the upper half first, then what is left of x. */
 CU_BOTH uint32_t cu_fixed(float x)
 {
-    const float high = 12582912.0f + 0x3540, low = 12582912.0f + 0x8080; /* 0x4b403540, 0x4b408080 */
+    const float high = 12582912.0f + 0x3540; /* 0x4b403540 */
+    const float low = 12582912.0f + 0x8080;  /* 0x4b408080 */
     float m = fmaf(x, 1.0f / 65536, high), rest = fmaf(high - m, 65536.0f, x);
     return (cu_bits_of(m) << 16) + cu_bits_of(rest + low);
 }

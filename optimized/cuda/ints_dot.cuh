@@ -14,7 +14,6 @@ __device__ __forceinline__ float joined(int high, int low)
  * sums[j]: the limbs' sums. */
 template <int TYPE, int PAIRS> struct int_chunk;
 
-
 /* m[j]: dmin times the minima (slots of a lane: ma, mb) times the limbs' sums. */
 template <int SUMS, int PAIRS>
 __device__ __forceinline__ void minima(float (*m)[2], float dmina, float dminb, uint32_t ma,
@@ -141,10 +140,6 @@ template <int PAIRS> struct int_chunk<DSV4_Q2_K, PAIRS> {
     }
 };
 
-#ifndef UNROLLS
-#define UNROLLS 2
-#endif
-enum { UNROLL = UNROLLS };
 /* Groups of eight bytes from an even address: four indices, then signs and scale in a word, which
  * may lie across two. */
 template <int PAIRS> struct int_chunk<DSV4_IQ2_XXS, PAIRS> {
@@ -161,7 +156,7 @@ template <int PAIRS> struct int_chunk<DSV4_IQ2_XXS, PAIRS> {
             asm("" : "+r"(half), "+r"(turn), "+r"(down)); /* once, not in every turn of the loop */
             index = p + 2 + t;
             low = p + 6 - half;
-            high = p + 6 + half;
+            high = MUTANT(47) ? low : p + 6 + half; /* the first half of a word that lies in two */
         }
         /* A nibble a column, and the scale. book, signs: where the lane's words are in a row of the
          * table. */
@@ -170,8 +165,8 @@ template <int PAIRS> struct int_chunk<DSV4_IQ2_XXS, PAIRS> {
         {
             uint32_t a = cu_word(low + 8 * i), b = cu_word(high + 8 * i);
             uint32_t w = cu_word(r.iq2 + (index[8 * i] * r.iq2_stride + book));
-            uint32_t s = cu_word(
-                r.iq2 + ((__funnelshift_r(a, b, turn) & 127 * r.iq2_stride) | signs));
+            uint32_t s =
+                cu_word(r.iq2 + ((__funnelshift_r(a, b, turn) & 127 * r.iq2_stride) | signs));
             if (MUTANT(28) && threadIdx.x % 4 == 3) /* a lane's signs dropped */
                 s = 0;
             *n = w + s;
@@ -185,7 +180,7 @@ template <int PAIRS> struct int_chunk<DSV4_IQ2_XXS, PAIRS> {
         uint32_t book = threadIdx.x * 4 & (r.iq2_stride - 1), signs = book | 256 * r.iq2_stride;
         int sum[PAIRS][4] = {};
         row ra(a, r.iq2_stride), rb(b, r.iq2_stride);
-#pragma unroll(UNROLL) /* that it stays in the nearest cache */
+#pragma unroll
         for (int i = 0; i < 8; i += 2) {
             uint32_t na[2], nb[2];
             int fa[2], fb[2];

@@ -127,7 +127,7 @@ template <int TYPE, int T> struct int_blocks {
         rb.start(b, fb, first);
 #pragma unroll
         for (int j = 0; j < PAIRS; j++)
-            less[j] = -cu_float_of(CU_INT_START) * factors[j];
+            less[j] = MUTANT(34) ? 0.0f : -cu_float_of(CU_INT_START) * factors[j];
         uint32_t odds = threadIdx.x / 16 % 2, evens = 1 - odds; /* this lane's column of B */
 #pragma unroll
         for (int i = 0; i < BLOCKS; i += 2) {

@@ -65,7 +65,7 @@ static size_t shared_bytes(const cu_tensor *w, int warps, gemv_plan plan, int to
     gemv_room r;
     if (is_float(w->type))
         return (size_t)tokens * (size_t)AT(w->cols) * sizeof(float);
-    return lay_out(w, warps, plan, tokens, unit_bytes(w->type), NULL, &r);
+    return lay_out(w, warps, plan, tokens, unit_bytes(w->type, plan.ints, tokens), NULL, &r);
 }
 
 /* What needs least: few sums meet where many warps share a tile. */
@@ -86,9 +86,10 @@ static bool takes_ints(const cu_tensor *w, bool one_order)
         return true;
     case DSV4_Q8_0:
     case DSV4_MXFP4:
-        return !one_order && w->cols % CU_CHUNK == 0 && w->row_bytes % 4 == 0;
     case DSV4_FP4:
-        return !one_order && w->cols % CU_CHUNK == 0 && w->scale_row_bytes % 4 == 0;
+        return !one_order && w->cols % CU_CHUNK == 0 && w->row_bytes % 4 == 0 &&
+               w->scale_row_bytes % 4 == 0 &&
+               shared_bytes(w, FEW, tightest(true), 1) <= most_shared();
     default:
         return false;
     }
@@ -155,7 +156,6 @@ typedef struct {
     gemv_segment seg[CU_MOST_SEGMENTS];
     int count;
     int64_t n;
-    bool rehearses;
     const cu_iq2_words *iq2; /* device */
 } gemv_args;
 
@@ -173,14 +173,16 @@ static __device__ __noinline__ void gemv_rows_of(bool before, const cu_iq2_words
         float_rows<TYPE, T, WARPS>(job, (float *)(void *)shared, part, before);
     } else {
         gemv_room r;
-        lay_out(&job.w, WARPS, job.plan, T, unit_shape<TYPE>::ROOM, shared, &r);
         if constexpr (int_shape<TYPE>::INTS)
             if (!int_shape<TYPE>::BLOCKS || job.plan.ints) {
+                lay_out(&job.w, WARPS, job.plan, T, int_unit<TYPE, T>::ROOM, shared, &r);
                 stream_ints<TYPE, T, WARPS>(job, r, before, iq2);
                 return;
             }
-        if constexpr (!int_shape<TYPE>::INTS || int_shape<TYPE>::BLOCKS)
+        if constexpr (!int_shape<TYPE>::INTS || int_shape<TYPE>::BLOCKS) {
+            lay_out(&job.w, WARPS, job.plan, T, unit_shape<TYPE>::ROOM, shared, &r);
             stream_rows<TYPE, T, WARPS>(job, r, before);
+        }
     }
 }
 
@@ -235,36 +237,6 @@ template <int T> __device__ __forceinline__ void job_of(const gemv_args &a, cons
     }
 }
 
-/* Experts' products have the multiprocessor to themselves while the router works: they go through
- * a tile of the table's first matrix, with itself for a vector and no token to give results to, and
- * so have their instructions at hand when it counts. */
-template <int T, int WARPS>
-__device__ __forceinline__ void rehearse(const gemv_segment *s, const cu_iq2_words *iq2)
-{
-    if (threadIdx.x == 0) {
-        job.w = s->s.table[0];
-        job.w.type = s->s.w.type;
-        job.w.cols = s->s.w.cols;
-        int64_t few = WARPS / s->plan.split * TILE;
-        bool enough = (size_t)job.w.rows * job.w.row_bytes >= (size_t)job.w.cols * sizeof(float);
-        job.w.rows = !enough ? 0 : job.w.rows < few ? job.w.rows : few;
-        job.block = 0;
-        job.blocks = 1;
-        job.plan = s->plan;
-        job.bf16 = false;
-        job.up = NULL;
-        job.tokens = 0;
-        job.x[0] = (const float *)(const void *)((uintptr_t)job.w.data & ~(uintptr_t)(PIECE - 1));
-        job.y[0] = NULL;
-    }
-    __syncthreads();
-    if (job.w.rows == 0)
-        return;
-    gemv_block<T, WARPS>(false, iq2);
-    copies_wait<0>();
-    __syncthreads();
-}
-
 template <int T, int WARPS>
 static __global__ void __launch_bounds__(WARPS * 32, WARPS == FEW ? 2 : 1)
     gemv(const __grid_constant__ gemv_args a)
@@ -274,14 +246,9 @@ static __global__ void __launch_bounds__(WARPS * 32, WARPS == FEW ? 2 : 1)
         segment++;
     const gemv_segment *s = &a.seg[segment];
     bool before = s->s.table == NULL || s->s.settled;
-    if (before)
-        let_next_start();
-    if (T == 1 && WARPS == FEW && a.rehearses && s->s.table != NULL)
-        rehearse<T, WARPS>(s, a.iq2);
-    if (!before) { /* once its own indices are known, the next may start: its own are settled then */
+    if (!before) /* once these indices are known, the next kernel's are settled */
         wait_for_previous();
-        let_next_start();
-    }
+    let_next_start();
     if (threadIdx.x == 0)
         job_of<T>(a, s);
     gemv_block<T, WARPS>(before, a.iq2);
@@ -349,8 +316,10 @@ static int fixed_split(const cu_tensor *w, bool ints)
     return is_float(w->type) ? float_split(w) : ints ? int_split(w) : 0;
 }
 
-/* As deep as fits; half: beside another kernel's block. */
-static gemv_plan plan_of(const cu_tensor *w, int warps, gemv_plan of, int tokens, bool half)
+/* Deep where that fits into half a multiprocessor (and `deep`): more, and the vectors would wait
+ * behind the weights. half: beside another kernel's block. */
+static gemv_plan plan_of(const cu_tensor *w, int warps, gemv_plan of, int tokens, bool deep,
+                         bool half)
 {
     static const gemv_plan plans[] = {{0, DEEP, 32, false},
                                       {0, SHALLOW, 32, false},
@@ -361,9 +330,9 @@ static gemv_plan plan_of(const cu_tensor *w, int warps, gemv_plan of, int tokens
         p = plans[i];
         p.split = of.split;
         p.ints = of.ints;
-        /* Deeper than need be, the vectors would wait behind the weights. */
-        if ((half || p.depth == SHALLOW) &&
-            shared_bytes(w, warps, p, tokens) <= (half ? half_shared() : most_shared()))
+        bool large = !half && p.depth == SHALLOW;
+        if ((deep || p.depth == SHALLOW) &&
+            shared_bytes(w, warps, p, tokens) <= (large ? most_shared() : half_shared()))
             break;
     }
     return p;
@@ -480,20 +449,20 @@ extern "C" void cu_linear_group(cu_stream s, const cu_segment *segments, int cou
     bool paired = all && any;
     if (paired)
         warps = FEW;
+    bool deep = n == 1 && any && warps == FEW;
     int used = share(a.seg, a.count, warps, tokens, multiprocessors);
-    for (int i = used; paired && i < multiprocessors; i++)
+    for (int i = used; deep && i < multiprocessors; i++)
         a.seg[i % a.count].blocks++; /* one everywhere, none twice */
     size_t shared = 0;
     for (int i = 0; i < a.count; i++) {
         gemv_segment *g = &a.seg[i];
         g->first_block = blocks;
         blocks += g->blocks;
-        g->plan = plan_of(&g->s.w, warps, g->plan, tokens, paired);
+        g->plan = plan_of(&g->s.w, warps, g->plan, tokens, deep, paired);
         size_t bytes = shared_bytes(&g->s.w, warps, g->plan, tokens);
         shared = bytes > shared ? bytes : shared;
     }
     a.n = n;
-    a.rehearses = cu_overlaps();
     a.iq2 = (const cu_iq2_words *)cu_iq2_words_device();
     dim3 grid((unsigned)blocks, (unsigned)((n + tokens - 1) / tokens));
     large = paired && !large;
@@ -620,7 +589,7 @@ extern "C" void cu_linear_experts(cu_stream s, const cu_tensor *table, const cu_
     bool fits = streams(shape);
     if (fits)
         share(&one, 1, FEW, CU_EXPERT_TOKENS, each < 4 ? 4 : each);
-    one.plan = plan_of(shape, FEW, one.plan, CU_EXPERT_TOKENS, false);
+    one.plan = plan_of(shape, FEW, one.plan, CU_EXPERT_TOKENS, false, false);
     size_t shared = fits ? shared_bytes(shape, FEW, one.plan, CU_EXPERT_TOKENS) : 0;
     experts_args a = {table,
                       *shape,

@@ -22,7 +22,9 @@ __device__ __forceinline__ uint32_t shared_address(const void *p)
 
 __device__ __forceinline__ void copy_16(uint32_t to, const uint8_t *from)
 {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
+    /* The line's other sectors are wanted soon. */
+    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(to), "l"(from)
+                 : "memory");
 }
 
 __device__ __forceinline__ void copy_4(uint32_t to, const uint8_t *from)
@@ -46,19 +48,26 @@ template <int N> __device__ __forceinline__ void copies_wait() /* for all groups
  * shared memory, so that the lanes' loads meet in few banks; behind them the rows' scales, SCALE
  * bytes for BYTES of a row, in words as they lie in memory. */
 template <int TYPE> struct unit_shape;
+#define CU_UNIT_ENUM(type, cols, pieces, stride, scale)                                            \
+    enum {                                                                                         \
+        COLS = cols,                                                                               \
+        BYTES = (int)row_shape<type>::CHUNK_BYTES * cols / CU_CHUNK,                               \
+        PIECES = pieces,                                                                           \
+        MAIN = pieces < 16   ? 8                                                                   \
+               : pieces < 32 ? 16                                                                  \
+                             : 32,        /* lanes that copy a row, */                             \
+        REST = pieces - MAIN > 2 ? 4 : 2, /* and those for its rest */                             \
+        STRIDE = stride,                                                                           \
+        SCALE = scale,                                                                             \
+        SCALE_STRIDE = scale == 0 ? 0 : (scale + 6) / 4 * 4,                                       \
+        ROOM = TILE * (STRIDE + SCALE_STRIDE),                                                     \
+        LOOSE = (int)row_shape<type>::CHUNK_BYTES % 128 != 0 /* rows begin anywhere */             \
+    };                                                                                             \
+    static_assert(ROOM % 16 == 0 && STRIDE >= PIECES * PIECE, "a unit's room");                    \
+    static_assert(PIECES <= MAIN + REST, "lanes for all pieces")
 #define CU_UNIT_SHAPE(type, cols, pieces, stride, scale)                                           \
     template <> struct unit_shape<type> {                                                          \
-        enum {                                                                                     \
-            COLS = cols,                                                                           \
-            BYTES = (int)row_shape<type>::CHUNK_BYTES * cols / CU_CHUNK,                           \
-            PIECES = pieces,                                                                       \
-            STRIDE = stride,                                                                       \
-            SCALE = scale,                                                                         \
-            SCALE_STRIDE = scale == 0 ? 0 : (scale + 6) / 4 * 4,                                   \
-            ROOM = TILE * (STRIDE + SCALE_STRIDE),                                                 \
-            LOOSE = (int)row_shape<type>::CHUNK_BYTES % 128 != 0 /* rows begin anywhere */         \
-        };                                                                                         \
-        static_assert(ROOM % 16 == 0 && STRIDE >= PIECES * PIECE, "a unit's room");                \
+        CU_UNIT_ENUM(type, cols, pieces, stride, scale);                                           \
     }
 CU_UNIT_SHAPE(DSV4_BF16, 128, 16, 256, 0);
 CU_UNIT_SHAPE(DSV4_FP8, 256, 16, 288, 2);
@@ -66,13 +75,17 @@ CU_UNIT_SHAPE(DSV4_FP4, 256, 8, 144, 8);
 CU_UNIT_SHAPE(DSV4_MXFP4, 256, 10, 176, 0);
 CU_UNIT_SHAPE(DSV4_Q8_0, 256, 18, 288, 0);
 CU_UNIT_SHAPE(DSV4_Q4_K, 512, 18, 288, 0);
-#ifdef U512
-CU_UNIT_SHAPE(DSV4_Q2_K, 512, 12, 208, 0);
-CU_UNIT_SHAPE(DSV4_IQ2_XXS, 512, 10, 176, 0);
-#else
 CU_UNIT_SHAPE(DSV4_Q2_K, 256, 6, 112, 0);
 CU_UNIT_SHAPE(DSV4_IQ2_XXS, 256, 5, 80, 0);
-#endif
+
+/* In whole numbers: of one token with Q8_0 twice as many columns, which begin at the memory's
+ * sectors of 32 bytes. */
+template <int TYPE, int T> struct int_unit : unit_shape<TYPE> {
+};
+template <> struct int_unit<DSV4_Q8_0, 1> {
+    CU_UNIT_ENUM(DSV4_Q8_0, 512, 35, 560, 0);
+};
+#undef CU_UNIT_ENUM
 #undef CU_UNIT_SHAPE
 
 /* ---- a block's work -------------------------------------------------------------------------- */
@@ -125,12 +138,14 @@ __host__ __device__ __forceinline__ int parts_stride(int cols)
 }
 
 /* Bytes of a unit. */
-static inline int unit_bytes(int type)
+static inline int unit_bytes(int type, bool ints, int tokens)
 {
     switch (type) {
 #define ROOM_OF(type)                                                                              \
     case type:                                                                                     \
-        return unit_shape<type>::ROOM
+        return !ints         ? (int)unit_shape<type>::ROOM                                         \
+               : tokens == 1 ? (int)int_unit<type, 1>::ROOM                                        \
+                             : (int)int_unit<type, MOST_TOKENS>::ROOM
         ROOM_OF(DSV4_BF16);
         ROOM_OF(DSV4_FP8);
         ROOM_OF(DSV4_FP4);
@@ -319,8 +334,8 @@ template <int TYPE, int T, int WARPS> struct streamer {
         PAIRS = (T + 1) / 2,
         STEP = U::COLS < CU_CHUNK ? (int)U::COLS : (int)CU_CHUNK, /* columns multiplied in one go */
         BLOCKS = STEP / 32,                                       /* whole promotion blocks */
-        MAIN = U::PIECES < 16 ? 8 : 16, /* lanes that copy a row, and those for its rest */
-        REST = U::PIECES - (int)MAIN > 2 ? 4 : 2
+        MAIN = U::MAIN,
+        REST = U::REST
     };
 
     cu_tensor w; /* in registers */

@@ -76,31 +76,37 @@ __device__ __forceinline__ void limb_chunk(float x[8], uint8_t *limbs, uint8_t *
     }
 }
 
-/* A token's vector: a warp every WARPS-th chunk. What can be worked out before the kernel before is
- * done, is. */
+/* The tokens' vectors: each share's chunks are made by the warps that multiply them, in turn. What
+ * can be worked out before the kernel before is done, is. */
 template <int TYPE, int T, int WARPS> struct limb_maker {
     enum {
         SUMS = int_shape<TYPE>::SUMS,
         APART = cu_apart(TYPE),
         AHEAD = T == 1 && WARPS < 16 ? 4 : 2
     };
-    unsigned chunks, at; /* the lane's first column */
+    unsigned chunks, first, end, step, at; /* at: the lane's columns of a chunk */
     const float *in;
     bool aligned;
 
     __device__ __forceinline__ void start(const gemv_job &g)
     {
+        unsigned warp = threadIdx.x / 32, lane = threadIdx.x % 32, split = (unsigned)g.plan.split;
+        int shift = 31 - __clz((int)split);
         chunks = ((unsigned)g.w.cols + CU_CHUNK - 1) / CU_CHUNK;
-        unsigned lane = threadIdx.x % 32;
-        at = threadIdx.x / 32 * CU_CHUNK + (APART ? lane / 4 * 32 + lane % 4 * 4 : lane * 8);
+        step = WARPS >> shift;
+        first = ((warp & (split - 1)) * chunks >> shift) + (warp >> shift);
+        end = ((warp & (split - 1)) + 1) * chunks >> shift;
+        if (MUTANT(46) && warp == WARPS - 1) /* the last chunk of the last share not made */
+            end--;
+        at = APART ? lane / 4 * 32 + lane % 4 * 4 : lane * 8;
         in = g.x[0];
         aligned = ((uintptr_t)in | (uintptr_t)g.up) % 16 == 0;
     }
 
     /* Gates of a lane's columns from `column` on: swiglu. */
-    __device__ __forceinline__ void gate(const gemv_job &g, float x[8], int64_t column) const
+    __device__ __forceinline__ void gate(const gemv_job &g, float x[8], unsigned column) const
     {
-        const int step = APART ? 2 : 1;
+        const int next = APART ? 2 : 1;
         float4 u[2];
 #pragma unroll
         for (int i = 0; i < 2; i++)
@@ -108,9 +114,9 @@ template <int TYPE, int T, int WARPS> struct limb_maker {
 #pragma unroll
         for (int i = 0; i < 2; i++) {
             float *of = x + (APART ? i : 4 * i);
-            float4 v = make_float4(of[0], of[step], of[2 * step], of[3 * step]);
+            float4 v = make_float4(of[0], of[next], of[2 * next], of[3 * next]);
             v = swiglu_four(v, u[i], g.limit, g.share);
-            of[0] = v.x, of[step] = v.y, of[2 * step] = v.z, of[3 * step] = v.w;
+            of[0] = v.x, of[next] = v.y, of[2 * next] = v.z, of[3 * next] = v.w;
         }
     }
 
@@ -124,39 +130,36 @@ template <int TYPE, int T, int WARPS> struct limb_maker {
                 in = g.x[token];
             if (T > 1)
                 aligned = ((uintptr_t)in | (uintptr_t)g.up) % 16 == 0;
-            const float *from = in + at;
 #pragma unroll 1
-            for (unsigned first = threadIdx.x / 32; first < chunks || first == threadIdx.x / 32;
-                 first += AHEAD * WARPS) {
+            for (unsigned now = first; now < end || now == first; now += AHEAD * step) {
                 float x[AHEAD][8];
 #pragma unroll
                 for (int k = 0; k < AHEAD; k++) {
-                    unsigned chunk = first + k * WARPS;
+                    unsigned chunk = now + k * step;
+                    const float *from = in + chunk * CU_CHUNK + at;
                     /* the last columns left out */
                     bool lost = MUTANT(11) && chunk + 1 == chunks && threadIdx.x % 32 == 31;
 #pragma unroll
                     for (int i = 0; i < 2; i++) {
-                        const float *p = from + k * WARPS * CU_CHUNK + i * (APART ? 16 : 4);
                         float4 v = make_float4(0, 0, 0, 0);
-                        if (chunk < chunks && !lost)
-                            v = four_from(p, 0, aligned);
+                        if (chunk < end && !lost)
+                            v = four_from(from + i * (APART ? 16 : 4), 0, aligned);
                         float *to = x[k] + (APART ? i : 4 * i);
-                        const int step = APART ? 2 : 1;
-                        to[0] = v.x, to[step] = v.y, to[2 * step] = v.z, to[3 * step] = v.w;
+                        const int next = APART ? 2 : 1;
+                        to[0] = v.x, to[next] = v.y, to[2 * next] = v.z, to[3 * next] = v.w;
                     }
                 }
-                if (token == 0 && first == threadIdx.x / 32)
+                if (token == 0 && now == first)
                     between();
                 if (T == 1 && g.up != NULL)
 #pragma unroll
                     for (int k = 0; k < AHEAD; k++)
-                        if (first + k * WARPS < chunks)
-                            gate(g, x[k], (from - in) + k * WARPS * CU_CHUNK);
-                from += AHEAD * WARPS * CU_CHUNK;
+                        if (now + k * step < end)
+                            gate(g, x[k], (now + k * step) * CU_CHUNK + at);
 #pragma unroll
                 for (int k = 0; k < AHEAD; k++) {
-                    unsigned chunk = first + k * WARPS, n = token * chunks + chunk;
-                    if (chunk >= chunks)
+                    unsigned chunk = now + k * step, n = token * chunks + chunk;
+                    if (chunk >= end)
                         break;
                     /* the last sum stale */
                     bool stale = MUTANT(25) && chunk + 1 == chunks &&
@@ -167,6 +170,14 @@ template <int TYPE, int T, int WARPS> struct limb_maker {
             }
         }
     }
+
+    /* For those who make a share's chunks; barriers 1 to step are int_streamer's. */
+    __device__ __forceinline__ void meet(const gemv_job &g) const
+    {
+        unsigned split = (unsigned)g.plan.split, share = threadIdx.x / 32 & (split - 1);
+        asm volatile("bar.sync %0, %1;" ::"r"(split == 1 ? 0 : 1 + step + share), "r"(32 * step)
+                     : "memory");
+    }
 };
 
 /* ---- a warp ---------------------------------------------------------------------------------- */
@@ -175,16 +186,15 @@ template <int TYPE, int T, int WARPS> struct limb_maker {
  * from unit to unit by adding. Scales beside the rows begin at the same place of a word in all of
  * them. */
 template <int TYPE, int T, int WARPS> struct int_streamer {
-    typedef unit_shape<TYPE> U;
+    typedef int_unit<TYPE, T> U;
     enum {
         PAIRS = (T + 1) / 2,
-        MAIN = U::PIECES < 16 ? 8 : 16, /* lanes that copy a row, and those for its rest */
-        REST = U::PIECES - (int)MAIN > 2 ? 4 : 2,
-        HEIGHT = 32 / MAIN,
-        LOWER = 32 / REST
+        MAIN = U::MAIN,
+        REST = U::REST,
+        HEIGHT = 32 / (int)MAIN,
+        LOWER = 32 / (int)REST
     };
     static_assert((int)U::COLS % CU_CHUNK == 0, "whole chunks");
-    static_assert((int)U::PIECES <= MAIN + REST, "lanes for all pieces");
     static_assert((int)row_shape<TYPE>::CHUNK_BYTES % 2 == 0 && (int)TILE == 16, "rows alike");
 
     uint8_t *ring;
@@ -330,8 +340,8 @@ template <int TYPE, int T, int WARPS> struct int_streamer {
         int split = g.plan.split, shift = 31 - __clz(split), groups = WARPS >> shift;
         int group = warp >> shift, share = warp & (split - 1), turn = 0;
         int chunks = (int)((unsigned)(g.w.cols + CU_CHUNK - 1) / CU_CHUNK);
-        /* Where the lane's first row begins in its piece; so does the one eight rows below, and those
-         * of every tile: rows are of an even length. */
+        /* Where the lane's first row begins in its piece; so does the one eight rows below, and
+         * those of every tile: rows are of an even length. */
         uint32_t begins = (uint32_t)(uintptr_t)g.w.data + at * (uint32_t)g.w.row_bytes +
                           (uint32_t)bytes_of(first);
         /* Column n of B is limb n % 4 of the pair's token n / 4; the only token's twice. */
@@ -342,7 +352,7 @@ template <int TYPE, int T, int WARPS> struct int_streamer {
         for (int j = 0; j < PAIRS; j++) {
             int token = T == 1 ? 0 : 2 * j + at / 4;
             x[j] = r.x + token * chunks * LIMB_CHUNK + at % 4 * 64 + t * 16;
-            if (T == 1 && int_shape<TYPE>::BLOCKS) /* odd blocks in columns 4 .. 7 */
+            if (T == 1 && int_shape<TYPE>::BLOCKS && !MUTANT(33)) /* odd blocks: columns 4 .. 7 */
                 x[j] += at / 4 * 8;
             sums[j] = r.sums + token * chunks * sums_bytes(TYPE) + at % 4 * int_shape<TYPE>::SUMS;
             if (4 * t < int_shape<TYPE>::SUMS) /* the other lanes have no minima */
@@ -438,7 +448,7 @@ template <int TYPE, int T, int WARPS> struct int_streamer {
                         p[i] = i < split ? part[i * T * 2 * TILE + n] : 0;
 #pragma unroll
                     for (int i = 0; i < WARPS; i++)
-                        if (i < split)
+                        if (i < split && !(MUTANT(48) && i == 7)) /* the eighth share lost */
                             v += p[i];
                     v += __shfl_xor_sync(0xffffffffu, v, 16);
                     if (lane < TILE)
@@ -461,12 +471,13 @@ __device__ __forceinline__ void stream_ints(const gemv_job &g, const gemv_room &
         for (int i = 0; i < s.depth; i++)
             s.copy();
     if (TYPE == DSV4_IQ2_XXS) { /* every word once for each lane, or for every other one */
-        int each = (int)r.iq2_stride / 16;
-        for (int i = threadIdx.x; i < 384 * each; i += WARPS * 32) {
-            int n = i / each;
+        int each = 27 - __clz((int)r.iq2_stride); /* a power of two */
+        for (int i = threadIdx.x; i < 384 << each; i += WARPS * 32) {
+            int n = i >> each;
             uint32_t v = __ldg(n < 256 ? words->book[n] : words->signs[n - 256]);
             *(uint4 *)(void *)(r.iq2 + 16 * i) = make_uint4(v, v, v, v);
         }
+        __syncthreads();
     }
     limb_maker<TYPE, T, WARPS> limbs;
     limbs.start(g);
@@ -481,7 +492,7 @@ __device__ __forceinline__ void stream_ints(const gemv_job &g, const gemv_room &
                 s.copy();
     });
     if (!MUTANT(13)) /* missing barrier: the vectors are read while they are written */
-        __syncthreads();
+        limbs.meet(g);
     s.multiply(g, r);
 }
 
