@@ -18,7 +18,8 @@ enum {
     WIDE = 4,   /* more */
     WIDE_FROM = 3,
     AT_ONCE = 32, /* more tokens are joined as they go */
-    P_STRIDE = TILE + 8
+    P_STRIDE = TILE + 8,
+    REHEARSED = 4 /* tokens, at most, whose join starts long before its inputs are there */
 };
 
 /* Heads of a block: 8 TILES; AHEAD: tiles of rows on their way; TIGHT: rows and their parts share
@@ -436,30 +437,36 @@ static __global__ void __launch_bounds__(THREADS, 1)
 
 /* grid: warps that have columns, groups of 8 heads, tokens. */
 static __global__ void __launch_bounds__(STEPS * 32)
-    attention_join(const __grid_constant__ cu_attention_args a, float *out, bool bf16)
+    attention_join(const __grid_constant__ cu_attention_args a, float *out, bool bf16,
+                   cu_rounds rounds)
 {
     let_next_start();
-    if (!MUTANT(43)) /* joins before the last split is there */
-        wait_for_previous();
     __shared__ join_factors factors;
     int lane = threadIdx.x % 32, k = threadIdx.x / 32, dim = a.dim;
     int64_t i = a.first + blockIdx.z;
     const float *from = part_at(&a, blockIdx.z, 0, (int)blockIdx.y);
     int64_t step = part_floats(dim) * ((a.heads + 7) / 8), ends = part_floats(dim) - 16;
     int c = OWN * (int)blockIdx.x + 16 * k + lane / 4, head0 = 8 * (int)blockIdx.y;
-    float4 v[MOST_SPLITS], angles = angles_of(&a, i, c);
-#pragma unroll
-    for (int s = 0; s < MOST_SPLITS; s++)
-        v[s] = s < a.splits ? __ldcg((const float4 *)(const void *)(from + s * step) +
-                                     (blockIdx.x * STEPS + k) * 32 + lane)
-                            : make_float4(0, 0, 0, 0);
     int s = lane % MOST_SPLITS, h = (int)threadIdx.x / MOST_SPLITS;
-    bool mine = s < a.splits;
-    find_factors(&factors, s, h, mine ? __ldcg(from + s * step + ends + 8 + h) : -FLT_MAX,
-                 mine ? __ldcg(from + s * step + ends + h) : 0.0f,
-                 head0 + h < a.heads ? a.sink[head0 + h] : 0.0f);
-    __syncthreads();
-    join_values(&a, &factors, v, i, head0, c, angles, out, bf16);
+    float sink = head0 + h < a.heads ? __ldg(a.sink + head0 + h) : 0.0f;
+#pragma unroll 1
+    for (int round = rounds.first; round < rounds.end; round++) {
+        bool live = round == 1, mine = live && s < a.splits;
+        if (live && !MUTANT(43)) /* joins before the last split is there */
+            wait_for_previous();
+        float max = mine ? __ldcg(from + s * step + ends + 8 + h) : -FLT_MAX;
+        float sum = mine ? __ldcg(from + s * step + ends + h) : 0.0f;
+        float4 v[MOST_SPLITS], angles = angles_of(&a, i, c, live);
+#pragma unroll
+        for (int n = 0; n < MOST_SPLITS; n++)
+            v[n] = load_there(from + n * step + ((blockIdx.x * STEPS + k) * 32 + lane) * 4,
+                              live && n < a.splits);
+        find_factors(&factors, s, h, max, sum, sink);
+        __syncthreads();
+        join_values(&a, &factors, v, i, head0, c, angles, out, bf16, live);
+        if (!live)
+            __syncthreads(); /* the factors are used up */
+    }
 }
 
 extern "C" bool cu_attention_turns(int64_t n, int dim, int rope)
@@ -513,5 +520,5 @@ extern "C" void cu_attention(cu_stream s, const cu_attention_args *args, float *
     cu_linear_anew();
     dim3 join(cu_blocks(a.dim, OWN), cu_blocks(a.heads, 8), (unsigned)a.n);
     LAUNCH("attention_join", a.n * a.heads * a.dim, attention_join, join, STEPS * 32, 0, s, a, out,
-           bf16);
+           bf16, rounds_of(a.n <= REHEARSED));
 }

@@ -198,8 +198,9 @@ static void enter_one_by_one(bed *b, void *ctx, int side)
 void check_enter(bed *b)
 {
     /* n, dim, experts (0: attention's end), with the norm behind it */
-    static const int shapes[][4] = {{1, 4096, 6, 1}, {1, 4096, 0, 1}, {3, 256, 6, 1}, {1, 64, 8, 0},
-                                    {2, 192, 1, 1},  {17, 128, 0, 1}, {33, 64, 2, 1}};
+    static const int shapes[][4] = {{1, 4096, 6, 1}, {1, 4096, 0, 1}, {3, 256, 6, 1},
+                                    {1, 64, 8, 0},   {2, 192, 1, 1},  {17, 128, 0, 1},
+                                    {33, 64, 2, 1},  {9, 128, 0, 0},  {17, 4096, 2, 1}};
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
         EACH_KIND(b)
         {
