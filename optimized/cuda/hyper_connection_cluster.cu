@@ -27,8 +27,16 @@ enum {
     LEFT_EXPERTS = 8
 };
 
+/* Of one token, the weights wait in shared memory: with them in registers, a block would not find
+ * room beside one of the products before it, and start late. */
+template <int TOKENS> struct enter_weights {
+};
+template <> struct enter_weights<1> {
+    float fn[MIXES][4 * (ENTER_MOST / TOGETHER)]; /* [row][4][this block's columns] */
+};
+
 /* Of up to TOKENS tokens. */
-template <int TOKENS> struct enter_room {
+template <int TOKENS> struct enter_room : enter_weights<TOKENS> {
     enum { SUMS = EACH * TOKENS };                /* [token][mix], the squares behind the mixes */
     float x[TOKENS][4 * (ENTER_MOST / TOGETHER)]; /* [token][4][this block's columns] */
     float part[ENTER_WARPS][SUMS], mine[SUMS], brief[TOKENS * BRIEF];
@@ -272,7 +280,7 @@ __device__ __forceinline__ void all_gates(const enter_args &a, const enter_room<
 #endif
 
 template <int TOKENS>
-static __global__ void __launch_bounds__((ENTER_WARPS + 1) * 32, 1)
+static __global__ void __launch_bounds__((ENTER_WARPS + 1) * 32, TOKENS == 1 ? 2 : 1)
     hc_enter(const __grid_constant__ enter_args a)
 {
 #if __CUDA_ARCH__ >= 900 && CAN_SEND
@@ -317,11 +325,17 @@ static __global__ void __launch_bounds__((ENTER_WARPS + 1) * 32, 1)
         int u = (warp * ENTER_STEPS + k) * 8 + t;
         const float *from = a.fn + u / fours * a.dim + rank * own + u % fours * 4;
 #pragma unroll
-        for (int m = 0; m < ENTER_ROWS; m++)
-            w[k][m] = u < 4 * fours && g + 4 * m < a.rows
-                          ? __ldg((const float4 *)(const void *)(from + (g + 4 * m) * 4 * a.dim))
-                          : zero;
+        for (int m = 0; m < ENTER_ROWS; m++) {
+            bool there = u < 4 * fours && g + 4 * m < a.rows;
+            const float *row = from + (g + 4 * m) * 4 * a.dim;
+            if constexpr (TOKENS == 1) /* every lane fetches what it multiplies */
+                fetch_four((float4 *)(void *)&room.fn[g + 4 * m][4 * u], there ? row : a.fn, there);
+            else
+                w[k][m] = there ? __ldg((const float4 *)(const void *)row) : zero;
+        }
     }
+    if (TOKENS == 1)
+        fetched();
     float weight =
         a.y != NULL && (int)threadIdx.x < own ? __ldg(a.norm + rank * own + threadIdx.x) : 0.0f;
     float factor = a.gated ? __ldg(a.gates.scale) : 0.0f; /* of the collapse's gates */
@@ -364,10 +378,15 @@ static __global__ void __launch_bounds__((ENTER_WARPS + 1) * 32, 1)
                     y = *(const float4 *)(const void *)&room.x[first + i][4 * u];
 #pragma unroll
                 for (int m = 0; m < ENTER_ROWS; m++) {
-                    sum[i][m] = fmaf(w[k][m].x, y.x, sum[i][m]);
-                    sum[i][m] = fmaf(w[k][m].y, y.y, sum[i][m]);
-                    sum[i][m] = fmaf(w[k][m].z, y.z, sum[i][m]);
-                    sum[i][m] = fmaf(w[k][m].w, y.w, sum[i][m]);
+                    float4 f;
+                    if constexpr (TOKENS == 1)
+                        f = *(const float4 *)(const void *)&room.fn[g + 4 * m][4 * u];
+                    else
+                        f = w[k][m];
+                    sum[i][m] = fmaf(f.x, y.x, sum[i][m]);
+                    sum[i][m] = fmaf(f.y, y.y, sum[i][m]);
+                    sum[i][m] = fmaf(f.z, y.z, sum[i][m]);
+                    sum[i][m] = fmaf(f.w, y.w, sum[i][m]);
                 }
                 sum[i][ENTER_ROWS] = squared(sum[i][ENTER_ROWS], y);
             }
@@ -392,6 +411,7 @@ static __global__ void __launch_bounds__((ENTER_WARPS + 1) * 32, 1)
                     sum[i][0];
     };
     if (TOKENS == 1) {
+        wait_fetched<0>();
         mix(0);
     } else {
         static_assert(MANY == 4 * FETCHED && FETCHED % BESIDE == 0, "as many are on their way");
