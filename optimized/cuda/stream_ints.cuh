@@ -81,6 +81,7 @@ __device__ __forceinline__ void limb_chunk(float x[8], uint8_t *limbs, uint8_t *
 template <int TYPE, int T, int WARPS> struct limb_maker {
     enum {
         SUMS = int_shape<TYPE>::SUMS,
+        LANES = SUMS > 0 ? 32 / (int)SUMS : 1, /* of a sum */
         APART = cu_apart(TYPE),
         AHEAD = T == 1 && WARPS < 16 ? 4 : 2
     };
@@ -163,7 +164,7 @@ template <int TYPE, int T, int WARPS> struct limb_maker {
                         break;
                     /* the last sum stale */
                     bool stale = MUTANT(25) && chunk + 1 == chunks &&
-                                 threadIdx.x % 32 >= 32u - 32 / (SUMS + !SUMS);
+                                 threadIdx.x % 32 / LANES == (unsigned)SUMS - 1;
                     limb_chunk<TYPE>(x[k], r.x + n * LIMB_CHUNK, r.sums + n * sums_bytes(TYPE),
                                      r.factors + n, stale);
                 }
