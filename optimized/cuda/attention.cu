@@ -84,7 +84,24 @@ static __global__ void __launch_bounds__(THREADS, 1)
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
     int active = (dim + OWN - 1) / OWN, c0 = OWN * warp; /* warps that have columns */
     bool quads = dim % 4 == 0;
-    row_range r = range_of(&a, i);
+    /* What is asked for before anything is waited for. */
+    int64_t pos0 = __ldcg((const long long *)a.pos0);
+    float4 q[TILES][STEPS];
+#pragma unroll
+    for (int n = 0; n < TILES; n++) {
+        int head = head0 + 8 * n + g, c = c0 + 4 * t;
+        const float *from = a.q + (i * a.heads + head) * dim;
+        if (quads) {
+#pragma unroll
+            for (int k = 0; k < STEPS; k++)
+                q[n][k] = load_there(from + c + 16 * k, head < a.heads && c + 16 * k < dim);
+        } else {
+#pragma unroll
+            for (int k = 0; k < STEPS; k++)
+                q[n][k] = load_four(head < a.heads ? from : NULL, c + 16 * k, dim, false);
+        }
+    }
+    row_range r = range_of(&a, pos0, i);
     int tiles = (r.total + TILE - 1) / TILE, each = (tiles + a.splits - 1) / a.splits;
     int begin = whole ? 0 : (int)blockIdx.x * each;
     int end = whole || begin + each > tiles ? tiles : begin + each;
@@ -119,35 +136,28 @@ static __global__ void __launch_bounds__(THREADS, 1)
         fetched();
         return __ballot_sync(0xffffffffu, mine != NULL);
     };
-    /* q, once: every lane keeps what it will multiply. Asked for together with the list. */
     int said[AHEAD + 1];
 #pragma unroll
     for (int m = 0; m <= AHEAD; m++)
         said[m] = listed(&r, (begin + m) * TILE + lane % TILE);
-    uint32_t below = 0;
-    float q_size = 0;
-#pragma unroll
-    for (int n = 0; n < TILES; n++) {
-        int head = head0 + 8 * n + g;
-        const float *from = head < a.heads ? a.q + (i * a.heads + head) * dim : NULL;
-        float4 x[STEPS];
-#pragma unroll
-        for (int k = 0; k < STEPS; k++)
-            x[k] = load_four(from, c0 + 16 * k + 4 * t, dim, quads);
-#pragma unroll
-        for (int k = 0; k < STEPS; k++) {
-            four_parts f = split_four(x[k]);
-            q_size += size_of_four(x[k]);
-            below |= bits_below(x[k]);
-            room->q[warp][n][k][lane] = make_uint4(f.p[0][0], f.p[0][1], f.p[1][0], f.p[1][1]);
-            room->q_third[warp][n][k][lane] = make_uint2(f.p[2][0], f.p[2][1]);
-        }
-    }
     unsigned there[AHEAD];
 #pragma unroll
     for (int m = 0; m < AHEAD; m++)
         there[m] = fetch(begin + m, m, said[m]);
     int next = said[AHEAD];
+    /* Every lane keeps what it will multiply. */
+    uint32_t below = 0;
+    float q_size = 0;
+#pragma unroll
+    for (int n = 0; n < TILES; n++)
+#pragma unroll
+        for (int k = 0; k < STEPS; k++) {
+            four_parts f = split_four(q[n][k]);
+            q_size += size_of_four(q[n][k]);
+            below |= bits_below(q[n][k]);
+            room->q[warp][n][k][lane] = make_uint4(f.p[0][0], f.p[0][1], f.p[1][0], f.p[1][1]);
+            room->q_third[warp][n][k][lane] = make_uint2(f.p[2][0], f.p[2][1]);
+        }
     bool q_three = __any_sync(0xffffffffu, below != 0);
     bool q_plain = __any_sync(0xffffffffu, !has_parts(q_size));
 

@@ -26,10 +26,11 @@ typedef struct {
     const int32_t *list;
 } row_range;
 
-__device__ __forceinline__ row_range range_of(const cu_attention_args *a, int64_t i)
+/* pos0: asked for by the caller, early. */
+__device__ __forceinline__ row_range range_of(const cu_attention_args *a, int64_t pos0, int64_t i)
 {
     row_range r;
-    int64_t t = *a->pos0 + i, first = t - a->window_size + 1 > 0 ? t - a->window_size + 1 : 0;
+    int64_t t = pos0 + i, first = t - a->window_size + 1 > 0 ? t - a->window_size + 1 : 0;
     r.start = (int)((uint32_t)(first - a->window_pos0) % (uint32_t)a->window_ring);
     r.window = (int)(t - first) + 1;
     r.limit = a->ratio > 0 ? (int)((uint32_t)(t + 1) / (uint32_t)a->ratio) : 0;

@@ -284,8 +284,8 @@ done:
 /* ---- the program ---------------------------------------------------------------------------- */
 
 static const char help[] =
-    "usage: cuda-bench [--prefill N] [--numerics N] [--steps] [--models-only] [--only many] "
-    "[MODEL ...]\n"
+    "usage: cuda-bench [--prefill N] [--numerics N] [--steps] [--models-only] "
+    "[--only many|blocks] [MODEL ...]\n"
     "       cuda-bench --failures MODEL | --hold MB\n"
     "\n"
     "Measures device memory and float32 arithmetic, then the kernels against them; for each "
@@ -294,6 +294,7 @@ static const char help[] =
     "\n"
     "  --steps        also what a decode step is made of, operator by operator\n"
     "  --models-only  no kernels but the ceilings\n"
+    "  --only         of the kernels the products of many tokens, or what is no product\n"
     "  --failures     asks for more memory than there is, and for more positions: refused in a "
     "line,\n"
     "                 nothing left behind\n"
@@ -328,7 +329,7 @@ static int provoke(int argc, char **argv)
 
 int main(int argc, char **argv)
 {
-    bool dense = false;
+    bool dense = false, blocks = false;
     bench x = {.pool_bytes = (size_t)4 << 30, .float_count = (size_t)40 << 20};
     dsv4_error err = {""};
     char device[256];
@@ -357,6 +358,9 @@ int main(int argc, char **argv)
         else if (known && strcmp(argv[first], "--only") == 0 &&
                  strcmp(argv[first + 1], "many") == 0)
             dense = true;
+        else if (known && strcmp(argv[first], "--only") == 0 &&
+                 strcmp(argv[first + 1], "blocks") == 0)
+            blocks = true;
         else if (!known || strcmp(argv[first], "--numerics") != 0 ||
                  !dsv4_numerics_parse(argv[first + 1], &numerics))
             prefill = 0;
@@ -389,6 +393,8 @@ int main(int argc, char **argv)
     ceilings(&x);
     if (dense) {
         products_of_many(&x);
+    } else if (blocks) {
+        measure_blocks(&x);
     } else if (kernels) {
         products(&x);
         measure_blocks(&x);
