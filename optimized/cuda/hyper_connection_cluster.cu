@@ -296,7 +296,8 @@ static __global__ void __launch_bounds__((ENTER_WARPS + 1) * 32, TOKENS == 1 ? 2
     if (threadIdx.x == 0) {
         int each = TOGETHER * (int)sizeof(float);
         expect(&room.sums_came, each * (tokens * BRIEF + (rank < tokens ? (int)EACH : 0)));
-        expect(&room.powers_came, each * tokens);
+        if (normed)
+            expect(&room.powers_came, each * tokens);
         barriers_set();
     }
     __syncthreads();
