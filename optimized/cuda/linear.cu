@@ -159,42 +159,60 @@ typedef struct {
     const cu_iq2_words *iq2; /* device */
 } gemv_args;
 
-/* What a block does; thread 0 writes it. */
-static __shared__ gemv_job job;
-
-/* A block's rows of one type. A function that is called: kernels share it, and each type has the
- * registers to itself (faster than one body that keeps its job in them). before: as stream_rows. */
+/* A block's rows of one type. before: as stream_rows. */
 template <int TYPE, int T, int WARPS>
-static __device__ __noinline__ void gemv_rows_of(bool before, const cu_iq2_words *iq2)
+__device__ __forceinline__ void rows_of_type(const gemv_job &g, bool before,
+                                             const cu_iq2_words *iq2)
 {
     extern __shared__ __align__(128) uint8_t shared[];
     if constexpr (TYPE == DSV4_F32 || TYPE == DSV4_F16) {
         __shared__ float part[WARPS][ROWS][T];
-        float_rows<TYPE, T, WARPS>(job, (float *)(void *)shared, part, before);
+        float_rows<TYPE, T, WARPS>(g, (float *)(void *)shared, part, before);
     } else {
         gemv_room r;
         if constexpr (int_shape<TYPE>::INTS)
-            if (!int_shape<TYPE>::BLOCKS || job.plan.ints) {
-                lay_out(&job.w, WARPS, job.plan, T, int_unit<TYPE, T>::ROOM, shared, &r);
-                stream_ints<TYPE, T, WARPS>(job, r, before, iq2);
+            if (!int_shape<TYPE>::BLOCKS || g.plan.ints) {
+                lay_out(&g.w, WARPS, g.plan, T, int_unit<TYPE, T>::ROOM, shared, &r);
+                stream_ints<TYPE, T, WARPS>(g, r, before, iq2);
                 return;
             }
         if constexpr (!int_shape<TYPE>::INTS || int_shape<TYPE>::BLOCKS) {
-            lay_out(&job.w, WARPS, job.plan, T, unit_shape<TYPE>::ROOM, shared, &r);
-            stream_rows<TYPE, T, WARPS>(job, r, before);
+            lay_out(&g.w, WARPS, g.plan, T, unit_shape<TYPE>::ROOM, shared, &r);
+            stream_rows<TYPE, T, WARPS>(g, r, before);
         }
     }
 }
 
-/* A block's rows, whatever their type. */
-template <int T, int WARPS>
-__device__ __forceinline__ void gemv_block(bool before, const cu_iq2_words *iq2)
+/* What a block does, in shared memory, written by thread 0, where registers are few: a type's rows
+ * are then a function that is called, which has the registers to itself. */
+static __shared__ gemv_job job;
+
+template <int TYPE, int T, int WARPS>
+static __device__ __noinline__ void shared_job_of_type(bool before, const cu_iq2_words *iq2)
 {
-    __syncthreads(); /* for the job */
-    switch (job.w.type) {
+    rows_of_type<TYPE, T, WARPS>(job, before, iq2);
+}
+
+/* A block's rows, whatever their type. SHARED: g is the job above. Else it becomes that for types
+ * that are multiplied in whole numbers, and stays in registers for the others. */
+template <int T, int WARPS, bool SHARED>
+__device__ __forceinline__ void gemv_block(const gemv_job &g, bool before, const cu_iq2_words *iq2)
+{
+    if (SHARED)
+        __syncthreads(); /* for the job */
+    switch (g.w.type) {
 #define ROWS_OF(TYPE)                                                                              \
     case TYPE:                                                                                     \
-        gemv_rows_of<TYPE, T, WARPS>(before, iq2);                                                 \
+        if constexpr (SHARED) {                                                                    \
+            shared_job_of_type<TYPE, T, WARPS>(before, iq2);                                       \
+        } else if constexpr (int_shape<TYPE>::INTS) {                                              \
+            if (threadIdx.x == 0)                                                                  \
+                job = g;                                                                           \
+            __syncthreads();                                                                       \
+            shared_job_of_type<TYPE, T, WARPS>(before, iq2);                                       \
+        } else {                                                                                   \
+            rows_of_type<TYPE, T, WARPS>(g, before, iq2);                                          \
+        }                                                                                          \
         break
         ROWS_OF(DSV4_F32);
         ROWS_OF(DSV4_F16);
@@ -212,9 +230,9 @@ __device__ __forceinline__ void gemv_block(bool before, const cu_iq2_words *iq2)
     }
 }
 
-template <int T> __device__ __forceinline__ void job_of(const gemv_args &a, const gemv_segment *s)
+template <int T>
+__device__ __forceinline__ void job_of(const gemv_args &a, const gemv_segment *s, gemv_job *g)
 {
-    gemv_job *g = &job;
     /* Settled, the index may be older than this kernel in the nearest cache: from the next one. */
     g->w = s->s.table == NULL ? s->s.w : s->s.table[__ldcg(s->s.index)];
     g->w.type = s->s.w.type;
@@ -246,9 +264,15 @@ static __global__ void __launch_bounds__(WARPS * 32, WARPS == FEW ? 2 : 1)
     bool before = s->s.table == NULL || s->s.settled;
     if (!before)
         wait_for_previous();
-    if (threadIdx.x == 0)
-        job_of<T>(a, s);
-    gemv_block<T, WARPS>(before, a.iq2);
+    if constexpr (WARPS == FEW) {
+        if (threadIdx.x == 0)
+            job_of<T>(a, s, &job);
+        gemv_block<T, WARPS, true>(job, before, a.iq2);
+    } else {
+        gemv_job g;
+        job_of<T>(a, s, &g);
+        gemv_block<T, WARPS, false>(g, before, a.iq2);
+    }
 }
 
 /* Shapes that no unit fits: a warp an element of y. */
@@ -511,7 +535,7 @@ static __global__ void __launch_bounds__(FEW * 32, 1)
             job.y[t] = a.y + (int64_t)p * a.shape.rows;
         }
     }
-    gemv_block<T, FEW>(false, a.iq2);
+    gemv_block<T, FEW, true>(job, false, a.iq2);
 }
 
 static __global__ void experts_elements(const __grid_constant__ experts_args a)
