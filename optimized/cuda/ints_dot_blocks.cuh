@@ -5,13 +5,13 @@
 
 #include "ints_dot.cuh"
 
-/* A row's codes and factors of a chunk, block by block. WHOLE: the chunk begins at a multiple of
- * four bytes. start: factors are those of blocks `first` and on. codes: a lane's columns, eight
- * signed bytes. unit(): what a code's one is worth. */
-template <int TYPE, bool WHOLE> struct int_row;
+/* A row's codes and factors of a chunk, which begins at a multiple of four bytes, block by block.
+ * start: factors are those of blocks `first` and on. codes: a lane's columns, eight signed bytes.
+ * unit(): what a code's one is worth. */
+template <int TYPE> struct int_row;
 
 /* Every other block's codes begin in the middle of a word. */
-template <bool WHOLE> struct int_row<DSV4_Q8_0, WHOLE> {
+template <> struct int_row<DSV4_Q8_0> {
     const uint8_t *from;
     row_scale<DSV4_Q8_0> scale;
     __device__ __forceinline__ void start(const uint8_t *chunk, const uint8_t *, int first)
@@ -21,7 +21,7 @@ template <bool WHOLE> struct int_row<DSV4_Q8_0, WHOLE> {
     }
     __device__ __forceinline__ void codes(int i, uint32_t w[2]) const
     {
-        bool middle = i % 2 == (WHOLE ? 0 : 1);
+        bool middle = i % 2 == 0;
         const uint8_t *p = from + (34 * i + (middle ? 0 : 2));
         w[0] = cu_word(p);
         w[1] = cu_word(p + 4);
@@ -40,7 +40,7 @@ template <bool WHOLE> struct int_row<DSV4_Q8_0, WHOLE> {
     }
 };
 
-template <bool WHOLE> struct int_row<DSV4_FP4, WHOLE> {
+template <> struct int_row<DSV4_FP4> {
     const uint8_t *from;
     row_scale<DSV4_FP4> scale;
     __device__ __forceinline__ void start(const uint8_t *chunk, const uint8_t *factors, int first)
@@ -65,8 +65,8 @@ template <bool WHOLE> struct int_row<DSV4_FP4, WHOLE> {
     }
 };
 
-/* Blocks of 17 bytes; a lane's columns are those of four bytes (int_shape: APART). */
-template <bool WHOLE> struct int_row<DSV4_MXFP4, WHOLE> {
+/* Blocks of 17 bytes; a lane's columns are those of four bytes (cu_apart). */
+template <> struct int_row<DSV4_MXFP4> {
     const uint8_t *from;
     row_scale<DSV4_MXFP4> scale;
     __device__ __forceinline__ void start(const uint8_t *chunk, const uint8_t *, int first)
@@ -76,7 +76,7 @@ template <bool WHOLE> struct int_row<DSV4_MXFP4, WHOLE> {
     }
     __device__ __forceinline__ void codes(int i, uint32_t w[2]) const
     {
-        uint32_t off = WHOLE ? (uint32_t)(i + 1) % 4 : ((uint32_t)(uintptr_t)from + i) & 3u;
+        uint32_t off = (uint32_t)(i + 1) % 4;
         const uint8_t *p = from + 17 * i - off;
         uint32_t n = cu_word(p);
         if (off > 0)
@@ -114,14 +114,14 @@ template <int TYPE, int T> struct int_blocks {
         f[1] = fmaf(db, fmaf(256.0f, v[2], v[3]), f[1]);
     }
 
-    template <bool WHOLE>
-    static __device__ __forceinline__ void
-    sum(const uint8_t *a, const uint8_t *b, const uint8_t *fa, const uint8_t *fb,
-        const uint8_t *const *x, const float *factors, float (*even)[2], float (*odd)[2])
+    static __device__ __forceinline__ void dot(const uint8_t *a, const uint8_t *b,
+                                               const uint8_t *fa, const uint8_t *fb,
+                                               const uint8_t *const *x, const float *factors,
+                                               float (*even)[2], float (*odd)[2])
     {
         int t = (int)threadIdx.x % 4, second = T == 1 ? t / 2 : 0;
         int first = MUTANT(29) ? 1 - second : second; /* the factor of the block beside it */
-        int_row<TYPE, WHOLE> ra, rb;
+        int_row<TYPE> ra, rb;
         float less[PAIRS]; /* what the sums begin with, scaled as they are */
         ra.start(a, fa, first);
         rb.start(b, fb, first);
@@ -169,22 +169,11 @@ template <int TYPE, int T> struct int_blocks {
         }
     }
 
-    static __device__ __forceinline__ void dot(const uint8_t *a, const uint8_t *b,
-                                               const uint8_t *fa, const uint8_t *fb,
-                                               const uint8_t *const *x, const float *factors,
-                                               float (*even)[2], float (*odd)[2])
-    {
-        if (TYPE == DSV4_FP4 || ((uintptr_t)a & 3) == 0) /* the same for all rows */
-            sum<true>(a, b, fa, fb, x, factors, even, odd);
-        else
-            sum<false>(a, b, fa, fb, x, factors, even, odd);
-    }
-
     /* At the end: even and odd blocks' sums. */
     static __device__ __forceinline__ float meet(float even, float odd)
     {
         return (even + (T == 1 ? __shfl_xor_sync(0xffffffffu, even, 2) : odd)) *
-               int_row<TYPE, true>::unit();
+               int_row<TYPE>::unit();
     }
 };
 

@@ -88,7 +88,7 @@ static bool takes_ints(const cu_tensor *w, bool one_order)
     case DSV4_MXFP4:
     case DSV4_FP4:
         return !one_order && w->cols % CU_CHUNK == 0 && w->row_bytes % 4 == 0 &&
-               w->scale_row_bytes % 4 == 0 &&
+               (uintptr_t)w->data % 4 == 0 && w->scale_row_bytes % 4 == 0 &&
                shared_bytes(w, FEW, tightest(true), 1) <= most_shared();
     default:
         return false;
