@@ -117,7 +117,9 @@ static void products(bench *x)
                                       DSV4_MXFP4, DSV4_Q2_K, DSV4_IQ2_XXS, DSV4_BF16};
     printf("\nproducts of one token, weights rotated through %.1f GB\n",
            (double)x->pool_bytes / 1e9);
-    printf("%-28s %-8s %10s %9s %7s\n", "matrices", "format", "us", "GB/s", "of read");
+    printf("launched one by one; and replayed as a graph, as decoding does it\n");
+    printf("%-28s %-8s %10s %9s %7s %9s %9s %7s\n", "matrices", "format", "us", "GB/s", "of read",
+           "us", "GB/s", "of read");
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
         for (size_t k = 0; k < sizeof types / sizeof *types; k++) {
             product p = {.sh = shapes[i]};
@@ -138,9 +140,13 @@ static void products(bench *x)
             p.bytes = (data + 255) / 256 * 256 * (size_t)p.sh.together;
             p.copies = (int)(x->pool_bytes / p.bytes);
             double t = seconds(x, one_product, &p, p.copies < 24 ? p.copies : 24);
-            double rate = (double)(data * (size_t)p.sh.together) / t;
-            printf("%-28s %-8s %10.2f %9.0f %6.1f%%\n", p.sh.name, f->name, 1e6 * t, rate / 1e9,
-                   100 * rate / x->read);
+            double all = (double)(data * (size_t)p.sh.together);
+            /* More than any cache holds lies between two readings of a matrix. */
+            int calls = (int)(1e9 / all) + 4;
+            double again = replayed(x, one_product, &p, p.copies < calls ? p.copies : calls);
+            printf("%-28s %-8s %10.2f %9.0f %6.1f%% %9.2f %9.0f %6.1f%%\n", p.sh.name, f->name,
+                   1e6 * t, all / t / 1e9, 100 * all / t / x->read, 1e6 * again, all / again / 1e9,
+                   100 * all / again / x->read);
         }
 }
 
