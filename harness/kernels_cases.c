@@ -248,11 +248,16 @@ static void one_linear(kernel_run *k, dsv4_type type, int rows, int cols, int n,
 }
 
 /* CUDA multiplies these types in whole numbers, and 16 tokens and more in bf16 parts: two orders.
+ * Types with blocks of 32 columns only where 256 divides the columns and inputs are no bf16 numbers
+ * (its operator then asks for one order).
  */
-static bool two_orders(const kernel_run *k, dsv4_type type, int n)
+static bool two_orders(const kernel_run *k, dsv4_type type, int cols, int n, bool bf16)
 {
-    return strcmp(k->label, "cuda") == 0 && n >= 16 &&
-           (type == DSV4_Q4_K || type == DSV4_Q2_K || type == DSV4_IQ2_XXS);
+    if (strcmp(k->label, "cuda") != 0 || n < 16)
+        return false;
+    if (type == DSV4_Q8_0 || type == DSV4_FP4 || type == DSV4_MXFP4)
+        return cols % 256 == 0 && !bf16;
+    return type == DSV4_Q4_K || type == DSV4_Q2_K || type == DSV4_IQ2_XXS;
 }
 
 /* A token's product is the same, bit for bit, alone and with others; bf16: of inputs that are bf16
@@ -277,7 +282,7 @@ static void one_alone(kernel_run *k, dsv4_type type, int rows, int cols, int n, 
     k->impl->linear(&w, x, cols, n, got, rows);
     for (int i = 0; i < n; i++)
         k->impl->linear(&w, x + (int64_t)i * cols, cols, 1, want + (int64_t)i * rows, rows);
-    bool same = !two_orders(k, type, n);
+    bool same = !two_orders(k, type, cols, n, bf16);
     compare_floats(k, "y", want, got, (int64_t)n * rows,
                    same ? NULL : linear_magnitude(k, &w, x, cols, n),
                    same ? 0 : sum_tolerance(cols));
@@ -299,6 +304,10 @@ static void cases_linear_many(kernel_run *k, dsv4_type type, int step)
         one_alone(k, type, 133, step == 256 ? 768 : step == 1 ? 640 : 608, 33, bf16);
         one_alone(k, type, 20, cols, 3, bf16);
         one_alone(k, type, 20, cols, 130, bf16);
+        if (step == 32 && strcmp(k->label, "cuda") == 0) { /* whole chunks, two orders */
+            one_alone(k, type, 35, 768, 17, bf16);
+            one_alone(k, type, 35, 1024, 15, bf16);
+        }
     }
 }
 
@@ -318,7 +327,14 @@ static void cases_linear_few(kernel_run *k, dsv4_type type, int step)
     {
         one_linear(k, type, 18, step == 256 ? 768 : 672, 1, 0, f, false);
         one_linear(k, type, 18, step == 256 ? 512 : 288, 9, 0, f, false);
+        if (step == 32) { /* whole chunks of 256 columns, which some kernels take another way */
+            one_linear(k, type, 18, 768, 1, 0, f, false);
+            one_linear(k, type, 18, 512, 9, 0, f, false);
+        }
     }
+    /* More tiles than warps, that is, several for each. */
+    if (strcmp(k->label, "cuda") == 0 && type != DSV4_F32 && type != DSV4_F16)
+        one_linear(k, type, 2200, 2048, 1, 0, FILL_NOISE, false);
 }
 
 static void cases_linear(kernel_run *k)

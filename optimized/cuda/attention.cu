@@ -18,7 +18,8 @@ enum {
     WIDE = 4,   /* more */
     WIDE_FROM = 3,
     AT_ONCE = 32, /* more tokens are joined as they go */
-    P_STRIDE = TILE + 8
+    P_STRIDE = TILE + 8,
+    REHEARSED = 4 /* tokens, at most, whose join starts long before its inputs are there */
 };
 
 /* Heads of a block: 8 TILES; AHEAD: tiles of rows on their way; TIGHT: rows and their parts share
@@ -83,7 +84,24 @@ static __global__ void __launch_bounds__(THREADS, 1)
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
     int active = (dim + OWN - 1) / OWN, c0 = OWN * warp; /* warps that have columns */
     bool quads = dim % 4 == 0;
-    row_range r = range_of(&a, i);
+    /* What is asked for before anything is waited for. */
+    int64_t pos0 = __ldcg((const long long *)a.pos0);
+    float4 q[TILES][STEPS];
+#pragma unroll
+    for (int n = 0; n < TILES; n++) {
+        int head = head0 + 8 * n + g, c = c0 + 4 * t;
+        const float *from = a.q + (i * a.heads + head) * dim;
+        if (quads) {
+#pragma unroll
+            for (int k = 0; k < STEPS; k++)
+                q[n][k] = load_there(from + c + 16 * k, head < a.heads && c + 16 * k < dim);
+        } else {
+#pragma unroll
+            for (int k = 0; k < STEPS; k++)
+                q[n][k] = load_four(head < a.heads ? from : NULL, c + 16 * k, dim, false);
+        }
+    }
+    row_range r = range_of(&a, pos0, i);
     int tiles = (r.total + TILE - 1) / TILE, each = (tiles + a.splits - 1) / a.splits;
     int begin = whole ? 0 : (int)blockIdx.x * each;
     int end = whole || begin + each > tiles ? tiles : begin + each;
@@ -118,35 +136,28 @@ static __global__ void __launch_bounds__(THREADS, 1)
         fetched();
         return __ballot_sync(0xffffffffu, mine != NULL);
     };
-    /* q, once: every lane keeps what it will multiply. Asked for together with the list. */
     int said[AHEAD + 1];
 #pragma unroll
     for (int m = 0; m <= AHEAD; m++)
         said[m] = listed(&r, (begin + m) * TILE + lane % TILE);
-    uint32_t below = 0;
-    float q_size = 0;
-#pragma unroll
-    for (int n = 0; n < TILES; n++) {
-        int head = head0 + 8 * n + g;
-        const float *from = head < a.heads ? a.q + (i * a.heads + head) * dim : NULL;
-        float4 x[STEPS];
-#pragma unroll
-        for (int k = 0; k < STEPS; k++)
-            x[k] = load_four(from, c0 + 16 * k + 4 * t, dim, quads);
-#pragma unroll
-        for (int k = 0; k < STEPS; k++) {
-            four_parts f = split_four(x[k]);
-            q_size += size_of_four(x[k]);
-            below |= bits_below(x[k]);
-            room->q[warp][n][k][lane] = make_uint4(f.p[0][0], f.p[0][1], f.p[1][0], f.p[1][1]);
-            room->q_third[warp][n][k][lane] = make_uint2(f.p[2][0], f.p[2][1]);
-        }
-    }
     unsigned there[AHEAD];
 #pragma unroll
     for (int m = 0; m < AHEAD; m++)
         there[m] = fetch(begin + m, m, said[m]);
     int next = said[AHEAD];
+    /* Every lane keeps what it will multiply. */
+    uint32_t below = 0;
+    float q_size = 0;
+#pragma unroll
+    for (int n = 0; n < TILES; n++)
+#pragma unroll
+        for (int k = 0; k < STEPS; k++) {
+            four_parts f = split_four(q[n][k]);
+            q_size += size_of_four(q[n][k]);
+            below |= bits_below(q[n][k]);
+            room->q[warp][n][k][lane] = make_uint4(f.p[0][0], f.p[0][1], f.p[1][0], f.p[1][1]);
+            room->q_third[warp][n][k][lane] = make_uint2(f.p[2][0], f.p[2][1]);
+        }
     bool q_three = __any_sync(0xffffffffu, below != 0);
     bool q_plain = __any_sync(0xffffffffu, !has_parts(q_size));
 
@@ -436,30 +447,36 @@ static __global__ void __launch_bounds__(THREADS, 1)
 
 /* grid: warps that have columns, groups of 8 heads, tokens. */
 static __global__ void __launch_bounds__(STEPS * 32)
-    attention_join(const __grid_constant__ cu_attention_args a, float *out, bool bf16)
+    attention_join(const __grid_constant__ cu_attention_args a, float *out, bool bf16,
+                   cu_rounds rounds)
 {
     let_next_start();
-    if (!MUTANT(43)) /* joins before the last split is there */
-        wait_for_previous();
     __shared__ join_factors factors;
     int lane = threadIdx.x % 32, k = threadIdx.x / 32, dim = a.dim;
     int64_t i = a.first + blockIdx.z;
     const float *from = part_at(&a, blockIdx.z, 0, (int)blockIdx.y);
     int64_t step = part_floats(dim) * ((a.heads + 7) / 8), ends = part_floats(dim) - 16;
     int c = OWN * (int)blockIdx.x + 16 * k + lane / 4, head0 = 8 * (int)blockIdx.y;
-    float4 v[MOST_SPLITS], angles = angles_of(&a, i, c);
-#pragma unroll
-    for (int s = 0; s < MOST_SPLITS; s++)
-        v[s] = s < a.splits ? __ldcg((const float4 *)(const void *)(from + s * step) +
-                                     (blockIdx.x * STEPS + k) * 32 + lane)
-                            : make_float4(0, 0, 0, 0);
     int s = lane % MOST_SPLITS, h = (int)threadIdx.x / MOST_SPLITS;
-    bool mine = s < a.splits;
-    find_factors(&factors, s, h, mine ? __ldcg(from + s * step + ends + 8 + h) : -FLT_MAX,
-                 mine ? __ldcg(from + s * step + ends + h) : 0.0f,
-                 head0 + h < a.heads ? a.sink[head0 + h] : 0.0f);
-    __syncthreads();
-    join_values(&a, &factors, v, i, head0, c, angles, out, bf16);
+    float sink = head0 + h < a.heads ? __ldg(a.sink + head0 + h) : 0.0f;
+#pragma unroll 1
+    for (int round = rounds.first; round < rounds.end; round++) {
+        bool live = round == 1, mine = live && s < a.splits;
+        if (live && !MUTANT(43)) /* joins before the last split is there */
+            wait_for_previous();
+        float max = mine ? __ldcg(from + s * step + ends + 8 + h) : -FLT_MAX;
+        float sum = mine ? __ldcg(from + s * step + ends + h) : 0.0f;
+        float4 v[MOST_SPLITS], angles = angles_of(&a, i, c, live);
+#pragma unroll
+        for (int n = 0; n < MOST_SPLITS; n++)
+            v[n] = load_there(from + n * step + ((blockIdx.x * STEPS + k) * 32 + lane) * 4,
+                              live && n < a.splits);
+        find_factors(&factors, s, h, max, sum, sink);
+        __syncthreads();
+        join_values(&a, &factors, v, i, head0, c, angles, out, bf16, live);
+        if (!live)
+            __syncthreads(); /* the factors are used up */
+    }
 }
 
 extern "C" bool cu_attention_turns(int64_t n, int dim, int rope)
@@ -510,7 +527,8 @@ extern "C" void cu_attention(cu_stream s, const cu_attention_args *args, float *
         launch<NARROW, 3, false>(s, &a, whole, out, bf16);
     if (whole)
         return;
+    cu_linear_anew();
     dim3 join(cu_blocks(a.dim, OWN), cu_blocks(a.heads, 8), (unsigned)a.n);
     LAUNCH("attention_join", a.n * a.heads * a.dim, attention_join, join, STEPS * 32, 0, s, a, out,
-           bf16);
+           bf16, rounds_of(a.n <= REHEARSED));
 }

@@ -26,10 +26,11 @@ typedef struct {
     const int32_t *list;
 } row_range;
 
-__device__ __forceinline__ row_range range_of(const cu_attention_args *a, int64_t i)
+/* pos0: asked for by the caller, early. */
+__device__ __forceinline__ row_range range_of(const cu_attention_args *a, int64_t pos0, int64_t i)
 {
     row_range r;
-    int64_t t = *a->pos0 + i, first = t - a->window_size + 1 > 0 ? t - a->window_size + 1 : 0;
+    int64_t t = pos0 + i, first = t - a->window_size + 1 > 0 ? t - a->window_size + 1 : 0;
     r.start = (int)((uint32_t)(first - a->window_pos0) % (uint32_t)a->window_ring);
     r.window = (int)(t - first) + 1;
     r.limit = a->ratio > 0 ? (int)((uint32_t)(t + 1) / (uint32_t)a->ratio) : 0;
@@ -184,16 +185,16 @@ __device__ __forceinline__ void find_factors(join_factors *to, int s, int h, flo
 }
 
 /* Angles of a lane's columns c and c + 8, if results are turned back. */
-__device__ __forceinline__ float4 angles_of(const cu_attention_args *a, int64_t i, int c)
+__device__ __forceinline__ float4 angles_of(const cu_attention_args *a, int64_t i, int c, bool live)
 {
     float4 v = make_float4(1, 1, 0, 0); /* cosines, sines */
     int m = c - (a->dim - a->rope), half = a->rope / 2;
-    if (a->rope > 0 && m >= 0 && c < a->dim) {
+    if (live && a->rope > 0 && m >= 0 && c < a->dim) {
         v.x = __ldcg(a->cosine + i * half + m / 2);
         v.z = __ldcg(a->sine + i * half + m / 2);
     }
     m += 8;
-    if (a->rope > 0 && m >= 0 && c + 8 < a->dim) {
+    if (live && a->rope > 0 && m >= 0 && c + 8 < a->dim) {
         v.y = __ldcg(a->cosine + i * half + m / 2);
         v.w = __ldcg(a->sine + i * half + m / 2);
     }
@@ -204,7 +205,7 @@ __device__ __forceinline__ float4 angles_of(const cu_attention_args *a, int64_t 
  * `head0` on), joined one after the other, divided, turned back, and written. */
 __device__ __forceinline__ void join_values(const cu_attention_args *a, const join_factors *f,
                                             const float4 v[MOST_SPLITS], int64_t i, int head0,
-                                            int c, float4 angles, float *out, bool bf16)
+                                            int c, float4 angles, float *out, bool bf16, bool live)
 {
     int t = threadIdx.x % 4;
     float o[4] = {};
@@ -234,7 +235,7 @@ __device__ __forceinline__ void join_values(const cu_attention_args *a, const jo
                 v = m % 2 == 0 ? turned.x : turned.y;
             }
         }
-        if (head < a->heads && column < a->dim)
+        if (live && head < a->heads && column < a->dim)
             out[(i * a->heads + head) * a->dim + column] = v;
     }
 }

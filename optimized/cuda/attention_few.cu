@@ -60,6 +60,7 @@ static __global__ void __launch_bounds__(THREADS, 1)
     wait_for_previous();
 
     /* The list is asked for together with the position: as of a window that is full. */
+    int64_t pos0 = __ldcg((const long long *)a.pos0);
     int at = lane % TILE, said[2];
     row_range r = {0, a.window_size, 0, a.window_size, NULL};
     if (a.ratio > 0 && a.topk != NULL) {
@@ -77,7 +78,7 @@ static __global__ void __launch_bounds__(THREADS, 1)
         for (int k = 0; k < STEPS; k++)
             q[k] = load_there(from + 16 * k, head0 + g < a.heads && c0 + 16 * k + 4 * t < dim);
     }
-    r = range_of(&a, i);
+    r = range_of(&a, pos0, i);
     bool other = r.list == NULL || r.total != expected || r.window != a.window_size;
     tiles = (r.total + TILE - 1) / TILE;
     each = (tiles + a.splits - 1) / a.splits;

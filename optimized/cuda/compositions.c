@@ -232,6 +232,7 @@ static const struct {
                     {"queries", check_queries},
                     {"attention_turned", check_attention},
                     {"swiglu_both", check_swiglu},
+                    {"gated", check_gated},
                     {"leave", check_leave},
                     {"hc_enter", check_enter}};
 

@@ -60,6 +60,7 @@ void check_queries(bed *b);
 void check_attention(bed *b);
 /* compositions_mhc.c */
 void check_swiglu(bed *b);
+void check_gated(bed *b);
 void check_leave(bed *b);
 void check_enter(bed *b);
 

@@ -3,6 +3,7 @@
 #include "compositions.h"
 
 #include <stdio.h>
+#include <string.h>
 
 /* ---- swiglu_both ---------------------------------------------------------------------------- */
 
@@ -65,6 +66,118 @@ void check_swiglu(bed *b)
             c.share = bed_plain(b, "share", n);
             bed_run(b, swiglu_together, swiglu_one_by_one, NULL, &c);
         }
+}
+
+/* ---- swiglu, done by the products that read it ------------------------------------------------
+ */
+
+typedef struct {
+    int type, w, scale, gate, up, share, room, y;
+    int64_t rows, cols;
+    size_t row_bytes;
+    bool apart; /* vectors that begin beside 16 bytes */
+} gated_case;
+
+/* Codes of every value that is finite, factors of ordinary size. */
+static void gated_codes(bed *b, int type, int64_t n, size_t bytes, uint8_t *p)
+{
+    for (size_t i = 0; p != NULL && i < bytes; i++)
+        p[i] = (uint8_t)bed_bits(b);
+    for (int64_t i = 0; p != NULL && i < n; i++) {
+        const uint16_t d = (uint16_t)(0x2000 + i / 32 % 512), less = 0x1c00;
+        if (type == DSV4_F32) {
+            const float v = (float)((int)(bed_bits(b) >> 8) - (1 << 23)) * 0x1p-23f;
+            memcpy(p + 4 * i, &v, 4);
+        } else if (type == DSV4_FP8)
+            p[i] &= 0xfeu; /* no NaN */
+        else if (type == DSV4_Q8_0 && i % 32 == 0)
+            memcpy(p + i / 32 * 34, &d, 2);
+        else if (type == DSV4_Q4_K && i % 256 == 0) {
+            memcpy(p + i / 256 * 144, &d, 2);
+            memcpy(p + i / 256 * 144 + 2, &less, 2);
+        }
+    }
+}
+
+static void gated_product(bed *b, const gated_case *c, int side, bool together)
+{
+    float *gate = (float *)bed_at(b, side, c->gate) + c->apart;
+    float *up = (float *)bed_at(b, side, c->up) + c->apart, *share = bed_at(b, side, c->share);
+    float *h = bed_at(b, side, c->room);
+    cu_segment g = {.w = {.type = c->type,
+                          .rows = c->rows,
+                          .cols = c->cols,
+                          .data = bed_at(b, side, c->w),
+                          .row_bytes = c->row_bytes},
+                    .ldx = c->cols,
+                    .y = bed_at(b, side, c->y),
+                    .ldy = c->rows};
+    if (c->type == DSV4_FP8) {
+        g.w.scale = bed_at(b, side, c->scale);
+        g.w.scale_rows = g.w.scale_cols = 128;
+        g.w.scale_row_bytes = (size_t)(c->cols + 127) / 128;
+    }
+    if (together) {
+        g.x = gate;
+        g.up = up;
+        g.limit = SWIGLU_LIMIT;
+        g.share = share;
+    } else {
+        cu_swiglu(b->stream, gate, up, SWIGLU_LIMIT, 1, c->cols, share, false, h);
+        g.x = h;
+    }
+    cu_linear_group(b->stream, &g, 1, 1);
+}
+
+static void gated_together(bed *b, void *ctx, int side)
+{
+    gated_product(b, ctx, side, true);
+}
+
+static void gated_one_by_one(bed *b, void *ctx, int side)
+{
+    gated_product(b, ctx, side, false);
+}
+
+void check_gated(bed *b)
+{
+    static const struct {
+        int type;
+        const char *name;
+        size_t bytes; /* of 256 columns */
+    } types[] = {     /* every way in which a vector is kept */
+                 {DSV4_F32, "F32", 1024},
+                 {DSV4_FP8, "FP8", 256},
+                 {DSV4_Q8_0, "Q8_0", 272},
+                 {DSV4_Q4_K, "Q4_K", 144}};
+    static const int64_t shapes[][2] = {{33, 2048}, {16, 256}, {7, 768}};
+    b->numerics = DSV4_MATH;
+    for (size_t t = 0; t < sizeof types / sizeof *types; t++)
+        for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
+            for (b->fill = NOISE; b->fill < FILLS; b->fill++) {
+                char text[96];
+                gated_case c = {.type = types[t].type,
+                                .rows = shapes[i][0],
+                                .cols = shapes[i][1],
+                                .row_bytes = (size_t)shapes[i][1] / 256 * types[t].bytes,
+                                .apart = i == 2};
+                snprintf(text, sizeof text, "gated/%s/rows=%d,cols=%d", types[t].name, (int)c.rows,
+                         (int)c.cols);
+                if (!bed_wanted(b, text))
+                    continue;
+                size_t bytes = (size_t)c.rows * c.row_bytes;
+                gated_codes(b, c.type, c.rows * c.cols, bytes, bed_ints(b, "w", bytes, &c.w));
+                size_t scales = (size_t)(c.cols + 127) / 128;
+                uint8_t *scale = bed_ints(b, "scales", scales, &c.scale);
+                for (size_t k = 0; scale != NULL && k < scales; k++)
+                    scale[k] = (uint8_t)(120 + bed_bits(b) % 10);
+                c.gate = bed_input(b, "gate", c.cols + 4);
+                c.up = bed_input(b, "up", c.cols + 4);
+                c.share = bed_plain(b, "share", 4);
+                c.room = bed_scratch(b, "h", c.cols);
+                c.y = bed_result(b, "y", c.rows);
+                bed_run(b, gated_together, gated_one_by_one, NULL, &c);
+            }
 }
 
 /* ---- mHC: leave, and enter with what was left ------------------------------------------------ */
@@ -198,8 +311,9 @@ static void enter_one_by_one(bed *b, void *ctx, int side)
 void check_enter(bed *b)
 {
     /* n, dim, experts (0: attention's end), with the norm behind it */
-    static const int shapes[][4] = {{1, 4096, 6, 1}, {1, 4096, 0, 1}, {3, 256, 6, 1}, {1, 64, 8, 0},
-                                    {2, 192, 1, 1},  {17, 128, 0, 1}, {33, 64, 2, 1}};
+    static const int shapes[][4] = {{1, 4096, 6, 1}, {1, 4096, 0, 1}, {3, 256, 6, 1},
+                                    {1, 64, 8, 0},   {2, 192, 1, 1},  {17, 128, 0, 1},
+                                    {33, 64, 2, 1},  {9, 128, 0, 0},  {17, 4096, 2, 1}};
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
         EACH_KIND(b)
         {

@@ -63,7 +63,7 @@ typedef struct {
     const int32_t *experts;        /* [n][k] */
     const float *weights;          /* [n][k] */
     float limit;
-    bool deployed;
+    bool deployed, one_order; /* cu_segment */
     float *x8;                /* [n][D] scratch: the input rounded to FP8 */
     float *gate, *up;         /* [n*k][F] */
     float *y;                 /* [n*k][D] */

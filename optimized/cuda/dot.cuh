@@ -73,16 +73,47 @@ __device__ __forceinline__ const uint8_t *data_of_row(const cu_tensor *w, int64_
     return w->data + (size_t)row * w->row_bytes;
 }
 
+/* The vectors into shared memory. */
+template <int T, int WARPS>
+__device__ __forceinline__ void float_vectors(const gemv_job &g, float *x)
+{
+    enum { AHEAD = 4 };
+    int cols = (int)g.w.cols, quads = cols / 4, ld = AT(cols);
+#pragma unroll
+    for (int t = 0; t < T; t++) {
+        const float *in = g.x[t];
+        bool aligned = ((uintptr_t)in | (uintptr_t)g.up) % 16 == 0;
+        float *to = x + t * ld;
+        for (int i = threadIdx.x; i < quads; i += AHEAD * WARPS * 32) {
+            float4 v[AHEAD];
+#pragma unroll
+            for (int k = 0; k < AHEAD; k++)
+                if (i + k * WARPS * 32 < quads)
+                    v[k] = four_from(in, i + k * WARPS * 32, aligned);
+            if (T == 1 && g.up != NULL)
+#pragma unroll
+                for (int k = 0; k < AHEAD; k++)
+                    if (i + k * WARPS * 32 < quads)
+                        v[k] = gated(g, v[k], i + k * WARPS * 32, aligned);
+#pragma unroll
+            for (int k = 0; k < AHEAD; k++)
+                if (i + k * WARPS * 32 < quads)
+                    *(float4 *)(void *)&to[AT(4 * (i + k * WARPS * 32))] = v[k];
+        }
+    }
+}
+
 /* The codes of the next tile are on their way while the last one's are multiplied: `units` of a row
- * pair in tiles of DEPTH units a lane, pair after pair. */
+ * pair in tiles of DEPTH units a lane, pair after pair. The first ones come while the kernel
+ * before still runs (before: as stream_rows); then the vectors go to x. */
 template <int TYPE, int T, int WARPS>
-__device__ __forceinline__ void gemv_rows(const gemv_job &g, const float *x, int ld,
-                                          float (*part)[ROWS][T])
+__device__ __forceinline__ void float_rows(const gemv_job &g, float *x, float (*part)[ROWS][T],
+                                           bool before)
 {
     typedef unit<TYPE> U;
     enum { DEPTH = U::DEPTH };
     const cu_tensor *w = &g.w;
-    int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    int lane = threadIdx.x % 32, warp = threadIdx.x / 32, ld = AT((int)g.w.cols);
     int split = g.plan.split, groups = WARPS / split, group = warp / split, share = warp % split;
     int units = (int)(w->cols / U::COLS), step = 32 * split, mine = share * 32 + lane;
     int pairs = (int)((w->rows + ROWS - 1) / ROWS), stride = g.blocks * groups;
@@ -102,6 +133,11 @@ __device__ __forceinline__ void gemv_rows(const gemv_job &g, const float *x, int
         for (int r = 0; r < ROWS; r++)
             if (mine + k * step < units)
                 c[k][r].load(at[r], mine + k * step);
+    if (before)
+        wait_for_previous();
+    float_vectors<T, WARPS>(g, x);
+    if (!MUTANT(13)) /* missing barrier: the vectors are read while they are written */
+        __syncthreads();
     float sum[ROWS][T] = {};
     while (turns > 0) {
         int then = base + DEPTH * step, row = pair * ROWS;
@@ -170,34 +206,6 @@ __device__ __forceinline__ void gemv_rows(const gemv_job &g, const float *x, int
             for (int r = 0; r < ROWS; r++)
                 c[k][r] = next[k][r];
     }
-}
-
-/* The vectors into shared memory, then the rows. from[t]: the vectors. */
-template <int TYPE, int T, int WARPS>
-__device__ __forceinline__ void float_rows(const gemv_job &g, float *x, float (*part)[ROWS][T])
-{
-    enum { AHEAD = 4 };
-    int cols = (int)g.w.cols, quads = cols / 4, ld = AT(cols);
-#pragma unroll
-    for (int t = 0; t < T; t++) {
-        const float *in = g.x[t];
-        bool aligned = (uintptr_t)in % 16 == 0;
-        float *to = x + t * ld;
-        for (int i = threadIdx.x; i < quads; i += AHEAD * WARPS * 32) {
-            float4 v[AHEAD];
-#pragma unroll
-            for (int k = 0; k < AHEAD; k++)
-                if (i + k * WARPS * 32 < quads)
-                    v[k] = four_from(in, i + k * WARPS * 32, aligned);
-#pragma unroll
-            for (int k = 0; k < AHEAD; k++)
-                if (i + k * WARPS * 32 < quads)
-                    *(float4 *)(void *)&to[AT(4 * (i + k * WARPS * 32))] = v[k];
-        }
-    }
-    if (!MUTANT(13)) /* missing barrier: the vectors are read while they are written */
-        __syncthreads();
-    gemv_rows<TYPE, T, WARPS>(g, x, ld, part);
 }
 
 #endif

@@ -21,6 +21,7 @@ extern "C" void cu_embed(cu_stream s, const cu_tensor *table, const int32_t *ids
                          int copies, bool bf16, float *x)
 {
     dim3 grid(cu_blocks(table->cols, 128), (unsigned)n);
+    cu_linear_anew(); /* a step begins */
     if (n > 0)
         LAUNCH("embed", n * table->cols, embed, grid, 128, 0, s, *table, ids, copies, bf16,
                cu_iq2_book_device(), x);

@@ -22,7 +22,7 @@ static void products(cu_stream s, const cu_experts_args *a, const cu_tensor *tab
                         pairs, per_row, x, a->deployed, y, a->deployed, &a->room);
     else
         cu_linear_experts(s, table, shape, a->n_experts, a->list, a->groups, a->n_groups, pairs,
-                          per_row, x, y, a->deployed);
+                          per_row, x, y, a->deployed, a->one_order);
 }
 
 static int together_of(const cu_experts_args *a)
@@ -44,18 +44,36 @@ static void gate_up(cu_stream s, const cu_experts_args *a, const float *x, int t
     for (int first = 0; a->n == 1 && first < a->k; first += CU_MOST_SEGMENTS / 2) {
         int count = 0;
         for (int i = first; i < a->k && i < first + CU_MOST_SEGMENTS / 2; i++) {
-            g[count++] = (cu_segment){a->w1,           a->t1, a->experts + i, x,           D,
-                                      a->gate + i * F, F,     a->deployed,    a->deployed, false};
-            g[count++] = (cu_segment){a->w3,         a->t3, a->experts + i, x,           D,
-                                      a->up + i * F, F,     a->deployed,    a->deployed, false};
+            g[count++] = (cu_segment){.w = a->w1,
+                                      .table = a->t1,
+                                      .index = a->experts + i,
+                                      .x = x,
+                                      .ldx = D,
+                                      .y = a->gate + i * F,
+                                      .ldy = F,
+                                      .bf16 = a->deployed,
+                                      .x_bf16 = a->deployed,
+                                      .one_order = a->one_order};
+            g[count++] = (cu_segment){.w = a->w3,
+                                      .table = a->t3,
+                                      .index = a->experts + i,
+                                      .x = x,
+                                      .ldx = D,
+                                      .y = a->up + i * F,
+                                      .ldy = F,
+                                      .bf16 = a->deployed,
+                                      .x_bf16 = a->deployed,
+                                      .one_order = a->one_order};
         }
         cu_linear_group(s, g, count, 1);
     }
     cu_label(NULL);
 }
 
-/* a.y of every pair; shared: NULL or the shared expert's product, which goes along. */
-static void down(cu_stream s, const cu_experts_args *a, const cu_segment *shared, int together)
+/* a.y of every pair; shared: NULL or the shared expert's product, which goes along. gated: of one
+ * token; swiglu is done as its results are read. */
+static void down(cu_stream s, const cu_experts_args *a, const cu_segment *shared, bool gated,
+                 int together)
 {
     int64_t D = a->w1.cols, F = a->w1.rows;
     cu_segment g[CU_MOST_SEGMENTS];
@@ -64,9 +82,23 @@ static void down(cu_stream s, const cu_experts_args *a, const cu_segment *shared
     if (a->n > 1)
         products(s, a, a->t2, &a->w2, together, 1, a->gate, a->y);
     for (int i = 0; a->n == 1 && i < a->k; i++) {
-        g[count++] =
-            (cu_segment){a->w2,        a->t2, a->experts + i, a->gate + i * F, F,
-                         a->y + i * D, D,     a->deployed,    a->deployed,     shared != NULL};
+        g[count] = (cu_segment){.w = a->w2,
+                                .table = a->t2,
+                                .index = a->experts + i,
+                                .x = a->gate + i * F,
+                                .ldx = F,
+                                .y = a->y + i * D,
+                                .ldy = D,
+                                .bf16 = a->deployed,
+                                .x_bf16 = a->deployed,
+                                .settled = shared != NULL,
+                                .one_order = a->one_order};
+        if (gated) {
+            g[count].limit = a->limit;
+            g[count].up = a->up + i * F;
+            g[count].share = a->share + i;
+        }
+        count++;
         if (count == CU_MOST_SEGMENTS) {
             cu_linear_group(s, g, count, 1);
             count = 0;
@@ -96,7 +128,7 @@ void cu_experts(cu_stream s, const cu_experts_args *a)
     cu_swiglu(s, a->gate, a->up, a->limit, pairs, F, a->share, a->deployed, a->gate);
     if (a->deployed && cu_quantised(&a->w2))
         cu_round_fp8(s, a->gate, a->gate, pairs, F, F, F, cu_fp8_block(F), NULL);
-    down(s, a, NULL, together);
+    down(s, a, NULL, false, together);
     cu_expert_sum(s, a->y, a->experts, a->n, a->k, D, a->out);
 }
 
@@ -107,13 +139,26 @@ static cu_swiglu_rows swiglu_rows(const cu_experts_args *a, const cu_tensor *w2,
     return (cu_swiglu_rows){gate, up, share, gate, n, w2->cols, block};
 }
 
+/* Can the products of w2 do swiglu themselves? Between two of its own roundings it can't. */
+static bool gates_below(const cu_experts_args *a, const cu_shared_expert *e)
+{
+    return a->n == 1 && !a->deployed && cu_linear_streams(&a->w1) && cu_linear_streams(&a->w2) &&
+           cu_linear_streams(&a->w3) && cu_linear_streams(&e->w2);
+}
+
 void cu_experts_and_shared(cu_stream s, const cu_experts_args *a, const cu_shared_expert *e)
 {
     int64_t D = a->w1.cols;
     cu_swiglu_rows routed = swiglu_rows(a, &a->w2, a->n * a->k, a->gate, a->up, a->share);
     cu_swiglu_rows shared = swiglu_rows(a, &e->w2, a->n, e->gate, e->up, NULL);
-    cu_segment last = {e->w2,  NULL, NULL,        e->gate,     e->w2.cols,
-                       e->out, D,    a->deployed, a->deployed, false};
+    cu_segment last = {.w = e->w2,
+                       .x = e->gate,
+                       .ldx = e->w2.cols,
+                       .y = e->out,
+                       .ldy = D,
+                       .bf16 = a->deployed,
+                       .x_bf16 = a->deployed,
+                       .one_order = a->one_order};
     if (a->n == 0)
         return;
     int together = together_of(a);
@@ -121,6 +166,11 @@ void cu_experts_and_shared(cu_stream s, const cu_experts_args *a, const cu_share
         cu_expert_pairs(s, a->experts, a->weights, a->n, a->k, a->n_experts, together, a->list,
                         a->groups, a->n_groups, a->share);
     gate_up(s, a, a->deployed && cu_quantised(&a->w1) ? e->x8 : a->x, together);
-    cu_swiglu_both(s, &routed, &shared, a->limit, a->deployed);
-    down(s, a, &last, together);
+    bool gated = gates_below(a, e);
+    if (gated) {
+        last.limit = a->limit;
+        last.up = e->up;
+    } else
+        cu_swiglu_both(s, &routed, &shared, a->limit, a->deployed);
+    down(s, a, &last, gated, together);
 }

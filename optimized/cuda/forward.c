@@ -17,6 +17,12 @@ static bool deployed(const dsv4_cuda_session *s)
     return s->options.numerics == DSV4_DEPLOYED;
 }
 
+/* Activations are rounded to a few bits: a last bit that differs may become a step of them. */
+static bool steps(const dsv4_cuda_session *s)
+{
+    return s->options.numerics != DSV4_MATH;
+}
+
 /* ---- products ------------------------------------------------------------------------------- */
 
 /* Tokens that go together: of one conversation from position pos0 = *pos on; or, in a batch, one of
@@ -55,8 +61,14 @@ static void product(dsv4_cuda_session *s, group *g, const cu_tensor *w, const fl
                          cu_fp8_block(w->cols), NULL);
         x = x8 != NULL ? x8 : s->linear_in;
     }
-    g->seg[g->count++] =
-        (cu_segment){*w, NULL, NULL, x, w->cols, y, w->rows, rounds, deployed(s), false};
+    g->seg[g->count++] = (cu_segment){.w = *w,
+                                      .x = x,
+                                      .ldx = w->cols,
+                                      .y = y,
+                                      .ldy = w->rows,
+                                      .bf16 = rounds,
+                                      .x_bf16 = deployed(s),
+                                      .one_order = steps(s)};
     g->n = n;
 }
 
@@ -408,16 +420,14 @@ static void attend(dsv4_cuda_session *s, const cu_layer *w, int number, int rati
         if (g.count == CU_MOST_SEGMENTS)
             flush(s, &g, "products: wo_a");
         g.n = n;
-        g.seg[g.count++] = (cu_segment){wo,
-                                        NULL,
-                                        NULL,
-                                        s->heads + i * in,
-                                        (int64_t)H * d,
-                                        s->o_lora + first,
-                                        out,
-                                        deployed(s),
-                                        deployed(s),
-                                        false};
+        g.seg[g.count++] = (cu_segment){.w = wo,
+                                        .x = s->heads + i * in,
+                                        .ldx = (int64_t)H * d,
+                                        .y = s->o_lora + first,
+                                        .ldy = out,
+                                        .bf16 = deployed(s),
+                                        .x_bf16 = deployed(s),
+                                        .one_order = steps(s)};
     }
     flush(s, &g, "products: wo_a");
     cu_keep_apart(false); /* cu_join's */
@@ -558,6 +568,7 @@ static void moe(dsv4_cuda_session *s, const cu_layer *w, float limit, int layer,
                          .weights = s->weights,
                          .limit = limit,
                          .deployed = deployed(s),
+                         .one_order = steps(s),
                          .x8 = s->linear_in,
                          .gate = s->gate,
                          .up = s->up,

@@ -301,30 +301,37 @@ static __global__ void hc_post(const float *block, const float *streams, const f
     }
 }
 
-/* The same for four streams, four columns a thread. */
-static __global__ void hc_post_four(const float *block, const float *streams, const float *post,
-                                    const float *comb, int64_t dim, float *out, bool bf16)
+/* The same for four streams, four columns a thread; the gates are not held by each, so that blocks
+ * fit beside those of other kernels. */
+static __global__ void __launch_bounds__(128, 12)
+    hc_post_four(const float *block, const float *streams, const float *post, const float *comb,
+                 int64_t dim, float *out, bool bf16)
 {
     begin();
+    __shared__ __align__(16) float gates[20]; /* comb, post */
     int64_t i = blockIdx.y, k = 4 * ((int64_t)blockIdx.x * blockDim.x + threadIdx.x);
-    if (k >= dim)
+    bool mine = k < dim;
+    float4 in = {}, x[4] = {};
+    if (mine) {
+        in = __ldcg((const float4 *)(const void *)(block + i * dim + k));
+#pragma unroll
+        for (int a = 0; a < 4; a++)
+            x[a] = __ldcg((const float4 *)(const void *)(streams + (i * 4 + a) * dim + k));
+    }
+    if (threadIdx.x < 20)
+        gates[threadIdx.x] = __ldcg(threadIdx.x < 16 ? comb + i * 16 + threadIdx.x
+                                                     : post + i * 4 + threadIdx.x - 16);
+    __syncthreads();
+    if (!mine)
         return;
-    float4 in = __ldcg((const float4 *)(const void *)(block + i * dim + k)), x[4], c[4];
-#pragma unroll
-    for (int a = 0; a < 4; a++)
-        x[a] = __ldcg((const float4 *)(const void *)(streams + (i * 4 + a) * dim + k));
-#pragma unroll
-    for (int a = 0; a < 4; a++)
-        c[a] = __ldcg((const float4 *)(const void *)(comb + i * 16 + 4 * a));
-    float4 posts = __ldcg((const float4 *)(const void *)(post + i * 4));
+    out += i * 4 * dim + k;
 #pragma unroll
     for (int b = 0; b < 4; b++) {
-        float p = (&posts.x)[b];
+        float p = gates[16 + b];
         float4 sum = make_float4(p * in.x, p * in.y, p * in.z, p * in.w);
 #pragma unroll
         for (int a = 0; a < 4; a++) { /* comb over its first index */
-            const float *row = &c[MUTANT(10) ? b : a].x;
-            float f = row[MUTANT(10) ? a : b];
+            float f = gates[MUTANT(10) ? b * 4 + a : a * 4 + b];
             sum.x = fmaf(f, x[a].x, sum.x);
             sum.y = fmaf(f, x[a].y, sum.y);
             sum.z = fmaf(f, x[a].z, sum.z);
@@ -332,7 +339,7 @@ static __global__ void hc_post_four(const float *block, const float *streams, co
         }
         sum = make_float4(maybe_bf16(sum.x, bf16), maybe_bf16(sum.y, bf16), maybe_bf16(sum.z, bf16),
                           maybe_bf16(sum.w, bf16));
-        *(float4 *)(void *)(out + (i * 4 + b) * dim + k) = sum;
+        *(float4 *)(void *)(out + b * dim) = sum;
     }
 }
 

@@ -1,151 +1,55 @@
 /* hyper_connection_cluster.cu - mHC's mixes, gates, collapse and the norm behind them, with the end
  * of the sublayer before, in one launch of blocks that see each other's memory. */
+#include "cluster.cuh"
 #include "hyper_connection.cuh"
+#include "parts.cuh"
 
 /* Sixteen blocks that see each other's memory take a sixteenth of the columns each, of up to
- * sixteen tokens; the weights are fetched before the streams are there. Each sends its sums to all
- * the others; all then know the gates, collapse their columns, and need to hear only the sum of
- * squares for the norm. One warp more works out the gates of the expansion meanwhile: in block r
- * those of token r.
+ * sixteen tokens; the weights are fetched before the streams are there. Each sends its sums for the
+ * gates of the collapse and its squares to all the others, and all sums of token r to block r; all
+ * then know those gates, collapse their columns, and need to hear only the sum of squares for the
+ * norm. One warp more works out all gates meanwhile: in block r those of token r.
  *
  * The weights of a layer drive these instructions out of every cache between two launches, and to
  * fetch them takes longer than to run them: there are few on the way of one token, and what several
- * ask for is there once.
- *
- * What a block is sent is counted by a barrier of its own as it arrives (st.async): nobody waits
- * for what it sent, and nobody leaves before it has what the others send. That takes nvcc 12.1. */
+ * ask for is there once. */
 enum {
     TOGETHER = 16, /* blocks */
     MANY = 16,     /* tokens of these blocks, at most */
     MIXES = 24,
     EACH = 28, /* sums of a token: mixes, squares, and what makes it whole pieces of 16 bytes */
+    BRIEF = 8, /* what all must hear of it: the first four, squares, likewise */
     ENTER_WARPS = 8,
-    ENTER_STEPS = 8, /* of 16 columns, a warp */
+    ENTER_STEPS = 4, /* of 32 columns, a warp */
+    ENTER_ROWS = 6,  /* a lane */
+    FETCHED = 4,     /* tokens that are waited for together */
     ENTER_MOST = 4096,
     LEFT_EXPERTS = 8
 };
 
-#if __CUDACC_VER_MAJOR__ * 100 + __CUDACC_VER_MINOR__ >= 1201
-#define CAN_SEND 1
-#else
-#define CAN_SEND 0
-#endif
+/* Of one token, the weights wait in shared memory: with them in registers, a block would not find
+ * room beside one of the products before it, and start late. */
+template <int TOKENS> struct enter_weights {
+};
+template <> struct enter_weights<1> {
+    float fn[MIXES][4 * (ENTER_MOST / TOGETHER)]; /* [row][4][this block's columns] */
+};
 
 /* Of up to TOKENS tokens. */
-template <int TOKENS> struct enter_room {
+template <int TOKENS> struct enter_room : enter_weights<TOKENS> {
     enum { SUMS = EACH * TOKENS };                /* [token][mix], the squares behind the mixes */
     float x[TOKENS][4 * (ENTER_MOST / TOGETHER)]; /* [token][4][this block's columns] */
-    float part[ENTER_WARPS][SUMS], mine[SUMS];
-    float from[TOGETHER][SUMS];     /* sums of each block */
+    float part[ENTER_WARPS][SUMS], mine[SUMS], brief[TOKENS * BRIEF];
+    float from[TOGETHER][EACH]; /* of each block: sums of token `rank`; of all tokens: */
+    float briefs[TOGETHER][TOKENS * BRIEF];
     float powers[TOGETHER][TOKENS]; /* of the collapsed columns, likewise */
-    float scale[TOKENS], norm_scale[TOKENS], pre[TOKENS][4], sums[ENTER_WARPS][TOKENS];
+    float norm_scale[TOKENS], sums[ENTER_WARPS][TOKENS];
+    __align__(16) float pre[TOKENS][4];
     float comb[TOKENS][16], post[TOKENS][4], kept[TOKENS][LEFT_EXPERTS];
     uint64_t sums_came, powers_came; /* barriers */
 };
 
 #if __CUDA_ARCH__ >= 900 && CAN_SEND
-__device__ __forceinline__ unsigned rank_in_cluster()
-{
-    unsigned r;
-    asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(r));
-    return r;
-}
-
-/* The barrier of all blocks: this one runs, and its barriers are set. Until all do, none may write
- * into another's memory. */
-__device__ __forceinline__ void arrive_together()
-{
-    asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
-}
-
-__device__ __forceinline__ void wait_together()
-{
-    asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
-}
-
-__device__ __forceinline__ unsigned shared_at(const void *p)
-{
-    return (unsigned)__cvta_generic_to_shared(p);
-}
-
-/* A barrier that is complete when so many bytes have come; by one thread. */
-__device__ __forceinline__ void expect(uint64_t *barrier, int bytes)
-{
-    asm volatile("mbarrier.init.shared.b64 [%0], 1;\n\t"
-                 "mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(shared_at(barrier)),
-                 "r"(bytes)
-                 : "memory");
-}
-
-__device__ __forceinline__ void await(uint64_t *barrier)
-{
-    unsigned done = 0;
-    while (done == 0)
-        asm volatile("{\n\t.reg .pred p;\n\t"
-                     "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], 0;\n\t"
-                     "selp.u32 %0, 1, 0, p;\n\t}"
-                     : "=r"(done)
-                     : "r"(shared_at(barrier))
-                     : "memory");
-}
-
-/* v into the same place of block `rank`'s memory, counted by its barrier. */
-__device__ __forceinline__ void send(float *p, uint64_t *barrier, int rank, float v)
-{
-    unsigned there, told;
-    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;"
-                 : "=r"(there)
-                 : "r"(shared_at(p)), "r"(rank));
-    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;"
-                 : "=r"(told)
-                 : "r"(shared_at(barrier)), "r"(rank));
-    asm volatile(
-        "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.b32 [%0], %1, [%2];" ::"r"(
-            there),
-        "r"(__float_as_uint(v)), "r"(told)
-        : "memory");
-}
-
-__device__ __forceinline__ void send_four(float *p, uint64_t *barrier, int rank, float4 v)
-{
-    unsigned there, told;
-    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;"
-                 : "=r"(there)
-                 : "r"(shared_at(p)), "r"(rank));
-    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;"
-                 : "=r"(told)
-                 : "r"(shared_at(barrier)), "r"(rank));
-    asm volatile(
-        "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1, %2, %3, %4}, "
-        "[%5];" ::"r"(there),
-        "r"(__float_as_uint(v.x)), "r"(__float_as_uint(v.y)), "r"(__float_as_uint(v.z)),
-        "r"(__float_as_uint(v.w)), "r"(told)
-        : "memory");
-}
-
-/* Bytes of this block's memory, which may not be written again before block `rank` has them; they
- * were written before a barrier, each thread's behind shown(). */
-__device__ __forceinline__ void send_all(float *to, const float *from, uint64_t *barrier, int rank,
-                                         int bytes)
-{
-    unsigned there, told;
-    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;"
-                 : "=r"(there)
-                 : "r"(shared_at(to)), "r"(rank));
-    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;"
-                 : "=r"(told)
-                 : "r"(shared_at(barrier)), "r"(rank));
-    asm volatile("cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%0], "
-                 "[%1], %2, [%3];" ::"r"(there),
-                 "r"(shared_at(from)), "r"(bytes), "r"(told)
-                 : "memory");
-}
-
-__device__ __forceinline__ void shown()
-{
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-}
-
 /* What all blocks sent, in their order, `step` floats apart. */
 __device__ __forceinline__ float of_all(const float *p, int step)
 {
@@ -196,6 +100,82 @@ __device__ __forceinline__ void sync_workers()
     asm volatile("bar.sync 1, %0;" ::"n"(ENTER_WARPS * 32) : "memory");
 }
 
+/* leave_columns() of many tokens: a thread takes two columns, and the next token's are on their way
+ * while it works on one's. */
+template <int TOKENS>
+__device__ __forceinline__ void leave_many(const enter_args &a, enter_room<TOKENS> &room, int rank,
+                                           int64_t token0, int count)
+{
+    const cu_left &l = a.left;
+    int dim = (int)a.dim, own = dim / TOGETHER, twos = own / 2;
+    int at_once = ENTER_WARPS * 32 / twos, i = (int)threadIdx.x / twos;
+    int c = (int)threadIdx.x % twos * 2, column = rank * own + c;
+    bool routed = l.block == NULL;
+    const float2 zero = make_float2(0, 0);
+    float2 x[4], side, v[LEFT_EXPERTS];
+    if (i >= at_once)
+        i = count;
+    auto two = [](const float *from) { return __ldcg((const float2 *)(const void *)from); };
+    auto ask = [&]() {
+        if (i >= count)
+            return;
+        int64_t token = token0 + i;
+        const float *streams = l.streams + token * 4 * dim + column;
+        const float *y = l.y + token * l.k * dim + column;
+#pragma unroll
+        for (int b = 0; b < 4; b++)
+            x[b] = two(streams + b * dim);
+        side = two((routed ? l.shared : l.block) + token * dim + column);
+#pragma unroll
+        for (int s = 0; s < LEFT_EXPERTS; s++)
+            v[s] = routed && s < l.k ? two(y + s * dim) : zero;
+    };
+    ask();
+    sync_workers();
+#pragma unroll 1
+    while (i < count) {
+        if (MUTANT(55) && i + at_once < count) { /* the next token's columns in its place */
+            i += at_once;
+            ask();
+            i -= at_once;
+        }
+        float *out = l.out + (token0 + i) * 4 * dim + column, *to = &room.x[i][c];
+        float2 in = routed ? zero : side;
+        if (routed) {
+#pragma unroll
+            for (int s = 0; s < LEFT_EXPERTS; s++) {
+                bool kept = room.kept[i][s] != 0;
+                if (s < l.k) {
+                    in.x += kept ? v[s].x : 0.0f;
+                    in.y += kept ? v[s].y : 0.0f;
+                }
+            }
+            in = make_float2(maybe_bf16(in.x + side.x, a.bf16), maybe_bf16(in.y + side.y, a.bf16));
+        }
+        const float *comb = room.comb[i], *post = room.post[i];
+        float2 sum[4];
+#pragma unroll
+        for (int b = 0; b < 4; b++) {
+            sum[b] = make_float2(post[b] * in.x, post[b] * in.y);
+#pragma unroll
+            for (int m = 0; m < 4; m++) { /* comb over its first index */
+                float f = comb[MUTANT(60) ? b * 4 + m : m * 4 + b];
+                sum[b].x = fmaf(f, x[m].x, sum[b].x);
+                sum[b].y = fmaf(f, x[m].y, sum[b].y);
+            }
+        }
+        i += at_once;
+        ask();
+#pragma unroll
+        for (int b = 0; b < 4; b++) {
+            float2 z = make_float2(maybe_bf16(sum[b].x, a.bf16), maybe_bf16(sum[b].y, a.bf16));
+            *(float2 *)(void *)(to + b * own) = z;
+            *(float2 *)(void *)(out + b * dim) = z;
+        }
+    }
+    sync_workers();
+}
+
 /* The end of the sublayer before (hc_post; of the experts' also expert_sum and add): this block's
  * columns of the streams, into its memory and out. The gates are still those of that sublayer. */
 template <int TOKENS>
@@ -223,71 +203,84 @@ __device__ __forceinline__ void leave_columns(const enter_args &a, enter_room<TO
             first = first && (s >= mine || e[s] != one);
         room.kept[i][mine] = first;
     }
-#pragma unroll 1
-    for (int i = 0; i < count; i++) {
-        int64_t token = token0 + i;
-        int column = rank * own + t;
-        float in = 0, side = 0, x[4], v[LEFT_EXPERTS];
-        if (t < own) {
-            const float *streams = l.streams + token * 4 * dim + column;
-            const float *y = l.y + token * l.k * dim + column;
+    if (TOKENS > 1) {
+        leave_many(a, room, rank, token0, count);
+        return;
+    }
+    int column = rank * own + t;
+    float in = 0, side = 0, x[4], v[LEFT_EXPERTS];
+    if (t < own) {
+        const float *streams = l.streams + token0 * 4 * dim + column;
+        const float *y = l.y + token0 * l.k * dim + column;
 #pragma unroll
-            for (int b = 0; b < 4; b++)
-                x[b] = __ldcg(streams + b * dim);
-            side = __ldcg((routed ? l.shared : l.block) + token * dim + column);
+        for (int b = 0; b < 4; b++)
+            x[b] = __ldcg(streams + b * dim);
+        side = __ldcg((routed ? l.shared : l.block) + token0 * dim + column);
 #pragma unroll
-            for (int s = 0; s < LEFT_EXPERTS; s++)
-                v[s] = routed && s < l.k ? __ldcg(y + s * dim) : 0.0f;
-        }
-        if (i == 0)
-            sync_workers();
-        if (t >= own)
-            continue;
-        float *out = l.out + token * 4 * dim + column;
+        for (int s = 0; s < LEFT_EXPERTS; s++)
+            v[s] = routed && s < l.k ? __ldcg(y + s * dim) : 0.0f;
+    }
+    sync_workers();
+    if (t < own) {
+        float *out = l.out + token0 * 4 * dim + column;
         if (routed) {
 #pragma unroll
             for (int s = 0; s < LEFT_EXPERTS; s++)
                 if (s < l.k)
-                    in += room.kept[i][s] != 0 ? v[s] : 0.0f;
+                    in += room.kept[0][s] != 0 ? v[s] : 0.0f;
             in = maybe_bf16(in + side, a.bf16);
         } else {
             in = side;
         }
 #pragma unroll
         for (int b = 0; b < 4; b++) {
-            float sum = room.post[i][b] * in;
+            float sum = room.post[0][b] * in;
 #pragma unroll
             for (int m = 0; m < 4; m++) /* comb over its first index */
-                sum = fmaf(room.comb[i][MUTANT(60) ? b * 4 + m : m * 4 + b], x[m], sum);
+                sum = fmaf(room.comb[0][MUTANT(60) ? b * 4 + m : m * 4 + b], x[m], sum);
             sum = maybe_bf16(sum, a.bf16);
-            room.x[i][b * own + t] = sum;
+            room.x[0][b * own + t] = sum;
             out[b * dim] = sum;
         }
     }
     sync_workers();
 }
 
-/* The extra warp: comb of token `rank`, whose element 4 a + b is lane 4 a + b's. */
+/* The extra warp: all gates of token `rank`, and its mixes. Element 4 a + b of comb is lane 4 a +
+ * b's, the mixes before it are those of the lanes from 16 on, and the rest have the squares. */
 template <int TOKENS>
-__device__ __forceinline__ float late_gates(const enter_args &a, const enter_room<TOKENS> &room,
-                                            int rank, float factor, float base)
+__device__ __forceinline__ void all_gates(const enter_args &a, const enter_room<TOKENS> &room,
+                                          int64_t token, float factor, float base)
 {
-    enum { SUMS = enter_room<TOKENS>::SUMS };
-    /* Lanes 16 and more: the squares. */
-    int lane = threadIdx.x % 32;
-    float v = of_all(&room.from[0][rank * EACH + (lane < 16 ? 8 + lane : (int)MIXES)], SUMS);
-    v = v * scale_of(__shfl_sync(0xffffffffu, v, 16), 4 * (int)a.dim, a.eps) * factor + base;
+    int lane = threadIdx.x % 32, row = lane < 16 ? 8 + lane : lane < MIXES ? lane - 16 : (int)MIXES;
+    float v = of_all(&room.from[0][row], EACH);
+    v *= scale_of(__shfl_sync(0xffffffffu, v, MIXES), 4 * (int)a.dim, a.eps);
+    if (a.m != NULL && row < a.rows)
+        a.m[token * a.rows + row] = v;
+    if (!a.gated)
+        return;
+    v = v * factor + base;
+    /* Softmax over a row of comb, and the others' sigmoid. */
     float max = fmaxf(v, __shfl_xor_sync(0xffffffffu, v, 1));
     max = fmaxf(max, __shfl_xor_sync(0xffffffffu, max, 2));
-    float e = expf(v - max), sum = e + __shfl_xor_sync(0xffffffffu, e, 1);
+    float e = expf(row < 8 ? -fabsf(v) : v - max), sum = e + __shfl_xor_sync(0xffffffffu, e, 1);
     sum += __shfl_xor_sync(0xffffffffu, sum, 2);
-    e = __fdiv_rn(e, sum) + a.gates.eps;
-    return lane < 16 ? sinkhorn_four(e, a.gates.iters, a.gates.eps) : 0.0f;
+    e = __fdiv_rn(row < 8 && v >= 0 ? 1.0f : e, row < 8 ? 1.0f + e : sum);
+    if (row < 8) {
+        e += v != v ? v : 0.0f;
+        if (row < 4)
+            a.gates.pre[token * 4 + row] = e + a.gates.eps;
+        else if (a.gates.post != NULL)
+            a.gates.post[token * 4 + row - 4] = 2.0f * e;
+    }
+    if (a.gates.comb != NULL && lane < 16)
+        a.gates.comb[token * 16 + lane] =
+            sinkhorn_four(e + a.gates.eps, a.gates.iters, a.gates.eps);
 }
 #endif
 
 template <int TOKENS>
-static __global__ void __launch_bounds__((ENTER_WARPS + 1) * 32, 1)
+static __global__ void __launch_bounds__((ENTER_WARPS + 1) * 32, TOKENS == 1 ? 2 : 1)
     hc_enter(const __grid_constant__ enter_args a)
 {
 #if __CUDA_ARCH__ >= 900 && CAN_SEND
@@ -296,217 +289,282 @@ static __global__ void __launch_bounds__((ENTER_WARPS + 1) * 32, 1)
     extern __shared__ __align__(16) uint8_t memory[];
     enter_room<TOKENS> &room = *(enter_room<TOKENS> *)(void *)memory;
     int rank = (int)rank_in_cluster(), lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    int g = lane / 4, t = lane % 4, own = (int)a.dim / TOGETHER, fours = own / 4;
+    int g = lane / 8, t = lane % 8, own = (int)a.dim / TOGETHER, fours = own / 4;
     int64_t token0 = (int64_t)blockIdx.y * a.tokens;
     int tokens = a.n - token0 < a.tokens ? (int)(a.n - token0) : a.tokens;
+    bool normed = a.y != NULL, collapses = normed || a.x != NULL;
     if (threadIdx.x == 0) {
-        int each = tokens * TOGETHER * (int)sizeof(float);
-        expect(&room.sums_came, each * EACH);
-        expect(&room.powers_came, each);
-        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+        int each = TOGETHER * (int)sizeof(float);
+        expect(&room.sums_came, each * (tokens * BRIEF + (rank < tokens ? (int)EACH : 0)));
+        if (normed)
+            expect(&room.powers_came, each * tokens);
+        barriers_set();
     }
     __syncthreads();
     arrive_together();
     if (warp == ENTER_WARPS) {
-        bool mine = a.gated && a.gates.comb != NULL && rank < tokens;
-        float factor = mine ? __ldg(a.gates.scale + 2) : 0.0f;
-        float base = mine ? __ldg(a.gates.base + 8 + lane % 16) : 0.0f;
+        int row = lane < 16 ? 8 + lane : lane - 16;
+        bool mine = a.gated && row < a.rows && rank < tokens;
+        float factor = mine ? __ldg(a.gates.scale + (lane < 16 ? 2 : row / 4)) : 0.0f;
+        float base = mine ? __ldg(a.gates.base + row) : 0.0f;
         wait_together();
         wait_for_previous();
         await(&room.sums_came);
-        if (!mine)
-            return;
-        float comb = late_gates(a, room, rank, factor, base);
-        if (lane < 16)
-            a.gates.comb[(token0 + rank) * 16 + lane] = comb;
+        if (!normed)
+            arrive_together();
+        if (rank < tokens)
+            all_gates(a, room, token0 + rank, factor, base);
+        if (!normed)
+            wait_together();
         return;
     }
     /* Unit u of four columns: stream u / fours, columns 4 (u % fours) of this block's. */
     const float4 zero = make_float4(0, 0, 0, 0);
-    float4 w[ENTER_STEPS][3]; /* rows g, g + 8, g + 16 */
+    float4 w[ENTER_STEPS][ENTER_ROWS]; /* rows g, g + 4, ... */
 #pragma unroll
     for (int k = 0; k < ENTER_STEPS; k++) {
-        int u = (warp * ENTER_STEPS + k) * 4 + t;
+        int u = (warp * ENTER_STEPS + k) * 8 + t;
         const float *from = a.fn + u / fours * a.dim + rank * own + u % fours * 4;
 #pragma unroll
-        for (int m = 0; m < 3; m++)
-            w[k][m] = u < 4 * fours && g + 8 * m < a.rows
-                          ? __ldg((const float4 *)(const void *)(from + (g + 8 * m) * 4 * a.dim))
-                          : zero;
+        for (int m = 0; m < ENTER_ROWS; m++) {
+            bool there = u < 4 * fours && g + 4 * m < a.rows;
+            const float *row = from + (g + 4 * m) * 4 * a.dim;
+            if constexpr (TOKENS == 1) /* every lane fetches what it multiplies */
+                fetch_four((float4 *)(void *)&room.fn[g + 4 * m][4 * u], there ? row : a.fn, there);
+            else
+                w[k][m] = there ? __ldg((const float4 *)(const void *)row) : zero;
+        }
     }
+    if (TOKENS == 1)
+        fetched();
     float weight =
         a.y != NULL && (int)threadIdx.x < own ? __ldg(a.norm + rank * own + threadIdx.x) : 0.0f;
-    /* Rows 0 .. 3 of the mixes are pre, the next four post. */
-    bool both = a.gated && a.gates.post != NULL;
-    int gate = both ? lane % 8 : lane % 4;
-    float factor = a.gated ? __ldg(a.gates.scale + gate / 4) : 0.0f;
-    float base = a.gated ? __ldg(a.gates.base + gate) : 0.0f;
-    auto open = [&](float v) {
-        v = sigmoid(v * factor + base);
-        return gate < 4 ? v + a.gates.eps : 2.0f * v;
-    };
+    float factor = a.gated ? __ldg(a.gates.scale) : 0.0f; /* of the collapse's gates */
+    float base = a.gated ? __ldg(a.gates.base + lane % 4) : 0.0f;
+    auto open = [&](float v) { return sigmoid(v * factor + base) + a.gates.eps; };
     bool left = a.left.out != NULL;
     int stream = (int)threadIdx.x / fours, column = (int)threadIdx.x % fours * 4;
     wait_together();
     wait_for_previous();
     if (left)
         leave_columns(a, room, rank, token0, tokens);
-    else {
-#pragma unroll 4
-        for (int i = 0; i < tokens; i++)
-            if (stream < 4)
-                *(float4 *)(void *)&room.x[i][4 * threadIdx.x] = __ldcg(
-                    (const float4 *)(const void *)(a.streams + ((token0 + i) * 4 + stream) * a.dim +
-                                                   rank * own + column));
+    else if (TOKENS == 1) {
+        if (stream < 4)
+            *(float4 *)(void *)&room.x[0][4 * threadIdx.x] =
+                __ldcg((const float4 *)(const void *)(a.streams + (token0 * 4 + stream) * a.dim +
+                                                      rank * own + column));
         sync_workers();
-    }
-    /* Squares: of many tokens lane g's are those of tokens g and g + 8, of one it is with the
-     * mixes. */
-    for (int i = g; TOKENS > 1 && i - g < tokens; i += 8) {
-        float squares = 0;
-#pragma unroll
-        for (int k = 0; k < ENTER_STEPS; k++) {
-            int u = (warp * ENTER_STEPS + k) * 4 + t;
-            float4 y = zero;
-            if (u < 4 * fours && i < tokens)
-                y = *(const float4 *)(const void *)&room.x[i][4 * u];
-            squares = squared(squares, y);
+    } else { /* every warp fetches what it multiplies */
+#pragma unroll 1
+        for (int i = 0; i < MANY; i++) {
+            if (i < tokens && stream < 4)
+                fetch_four((float4 *)(void *)&room.x[i][4 * threadIdx.x],
+                           a.streams + ((token0 + i) * 4 + stream) * a.dim + rank * own + column,
+                           true);
+            if (i % FETCHED == FETCHED - 1)
+                fetched();
         }
-        squares += __shfl_xor_sync(0xffffffffu, squares, 1);
-        squares += __shfl_xor_sync(0xffffffffu, squares, 2);
-        if (t == 0 && i < tokens)
-            room.part[warp][i * EACH + MIXES] = squares;
     }
-#pragma unroll(TOKENS > 1 ? 2 : 1)
-    for (int token = 0; token < tokens; token++) {
-        float sum[3] = {}, squares = 0;
+    /* Of a few tokens side by side, so that their steps do not wait for each other. */
+    constexpr int BESIDE = TOKENS > 1 ? 2 : 1;
+    auto mix = [&](int first) {
+        float sum[BESIDE][8] = {}; /* rows, squares, nothing */
 #pragma unroll
         for (int k = 0; k < ENTER_STEPS; k++) {
-            int u = (warp * ENTER_STEPS + k) * 4 + t;
-            float4 y = zero;
-            if (u < 4 * fours)
-                y = *(const float4 *)(const void *)&room.x[token][4 * u];
+            int u = (warp * ENTER_STEPS + k) * 8 + t;
 #pragma unroll
-            for (int m = 0; m < 3; m++) {
-                sum[m] = fmaf(w[k][m].x, y.x, sum[m]);
-                sum[m] = fmaf(w[k][m].y, y.y, sum[m]);
-                sum[m] = fmaf(w[k][m].z, y.z, sum[m]);
-                sum[m] = fmaf(w[k][m].w, y.w, sum[m]);
+            for (int i = 0; i < BESIDE; i++) {
+                float4 y = zero;
+                if (u < 4 * fours)
+                    y = *(const float4 *)(const void *)&room.x[first + i][4 * u];
+#pragma unroll
+                for (int m = 0; m < ENTER_ROWS; m++) {
+                    float4 f;
+                    if constexpr (TOKENS == 1)
+                        f = *(const float4 *)(const void *)&room.fn[g + 4 * m][4 * u];
+                    else
+                        f = w[k][m];
+                    sum[i][m] = fmaf(f.x, y.x, sum[i][m]);
+                    sum[i][m] = fmaf(f.y, y.y, sum[i][m]);
+                    sum[i][m] = fmaf(f.z, y.z, sum[i][m]);
+                    sum[i][m] = fmaf(f.w, y.w, sum[i][m]);
+                }
+                sum[i][ENTER_ROWS] = squared(sum[i][ENTER_ROWS], y);
             }
-            if (TOKENS == 1)
-                squares = squared(squares, y);
+        }
+        /* Over t: lane t is left with sum[t]. */
+#pragma unroll
+        for (int d = 1; d < 8; d *= 2) {
+            bool upper = (t & d) != 0;
+#pragma unroll
+            for (int i = 0; i < BESIDE; i++)
+#pragma unroll
+                for (int j = 0; j < 4 / d; j++) {
+                    float keeps = upper ? sum[i][2 * j + 1] : sum[i][2 * j];
+                    float gives = upper ? sum[i][2 * j] : sum[i][2 * j + 1];
+                    sum[i][j] = keeps + __shfl_xor_sync(0xffffffffu, gives, d);
+                }
         }
 #pragma unroll
-        for (int m = 0; m < 3; m++) {
-            sum[m] += __shfl_xor_sync(0xffffffffu, sum[m], 1);
-            sum[m] += __shfl_xor_sync(0xffffffffu, sum[m], 2);
-            if (t == 0)
-                room.part[warp][token * EACH + g + 8 * m] = sum[m];
-        }
-        if (TOKENS == 1) {
-            squares += __shfl_xor_sync(0xffffffffu, squares, 1);
-            squares += __shfl_xor_sync(0xffffffffu, squares, 2);
-            if (lane == 0)
-                room.part[warp][MIXES] = squares;
+        for (int i = 0; i < BESIDE; i++)
+            if ((t < ENTER_ROWS || lane == ENTER_ROWS) && first + i < tokens)
+                room.part[warp][(first + i) * EACH + (t < ENTER_ROWS ? g + 4 * t : (int)MIXES)] =
+                    sum[i][0];
+    };
+    if (TOKENS == 1) {
+        wait_fetched<0>();
+        mix(0);
+    } else {
+        static_assert(MANY == 4 * FETCHED && FETCHED % BESIDE == 0, "as many are on their way");
+#pragma unroll 1
+        for (int token = 0; token < tokens; token += BESIDE) {
+            if (left || MUTANT(54)) /* not there yet */
+                ;
+            else if (token == 0)
+                wait_fetched<3>();
+            else if (token == FETCHED)
+                wait_fetched<2>();
+            else if (token == 2 * FETCHED)
+                wait_fetched<1>();
+            else if (token == 3 * FETCHED)
+                wait_fetched<0>();
+            __syncwarp();
+            mix(token);
         }
     }
     sync_workers();
     if (MUTANT(44) && rank == 5) /* others do not wait for a late block */
         __nanosleep(50000);
     if (TOKENS == 1) { /* a thread four sums and a block */
-        int four = (int)threadIdx.x / TOGETHER * 4;
-        if (four < EACH)
-            send_four(&room.from[rank][four], &room.sums_came, threadIdx.x % TOGETHER,
-                      four_sums(room, four));
+        int four = (int)threadIdx.x / TOGETHER * 4, to = threadIdx.x % TOGETHER;
+        bool brief = four == 0 || four == MIXES;
+        if (four < EACH && (brief || to == 0)) {
+            float4 v = four_sums(room, four);
+            if (brief)
+                send_four(&room.briefs[rank][four / MIXES * 4], &room.sums_came, to, v);
+            if (to == 0)
+                send_four(&room.from[rank][four], &room.sums_came, 0, v);
+        }
     } else {
         if (MUTANT(67) && warp == 0) /* sums are sent before they are there */
             __nanosleep(20000);
-        for (int at = threadIdx.x * 4; at < tokens * EACH; at += WORKERS * 4)
-            *(float4 *)(void *)&room.mine[at] = four_sums(room, at);
+        for (int at = threadIdx.x * 4; at < tokens * EACH; at += WORKERS * 4) {
+            float4 v = four_sums(room, at);
+            int token = at / EACH, four = at % EACH;
+            *(float4 *)(void *)&room.mine[at] = v;
+            if (four == 0 || four == MIXES)
+                *(float4 *)(void *)&room.brief[token * BRIEF + four / MIXES * 4] = v;
+        }
         shown();
         if (!MUTANT(67))
             sync_workers();
-        if (warp == ENTER_WARPS - 1 && lane < TOGETHER) /* of the warps that had least to add */
-            send_all(room.from[rank], room.mine, &room.sums_came, lane,
-                     tokens * EACH * (int)sizeof(float));
+        int to = lane % TOGETHER; /* of the warps that had least to add */
+        if (warp == ENTER_WARPS - 1 && lane < TOGETHER)
+            send_all(room.briefs[rank], room.brief, &room.sums_came, to,
+                     tokens * BRIEF * (int)sizeof(float));
+        else if (warp == ENTER_WARPS - 2 && lane < TOGETHER && to < tokens)
+            send_all(room.from[rank], room.mine + to * EACH, &room.sums_came, to,
+                     EACH * (int)sizeof(float));
     }
     if (!MUTANT(44))
         await(&room.sums_came);
-    float scale = 0, pre = 0;
-    if (TOKENS == 1) { /* every warp for itself */
-        pre = of_all(&room.from[0][lane < 8 ? gate : (int)MIXES], SUMS);
-        scale = scale_of(__shfl_sync(0xffffffffu, pre, 8), 4 * (int)a.dim, a.eps);
-        if (a.gated) {
-            pre = open(pre * scale);
-            if (rank == 0 && threadIdx.x < 4)
-                a.gates.pre[token0 * 4 + threadIdx.x] = pre;
-            else if (rank == 0 && both && threadIdx.x < 8)
-                a.gates.post[token0 * 4 + threadIdx.x - 4] = pre;
+    if (!normed) /* what is sent last: nobody leaves before all have it */
+        arrive_together();
+    float4 all_pre = zero;
+    if (collapses && TOKENS == 1) { /* every warp for itself */
+        float pre = of_all(&room.briefs[0][lane < 4 ? lane : 4], BRIEF);
+        pre = open(pre * scale_of(__shfl_sync(0xffffffffu, pre, 4), 4 * (int)a.dim, a.eps));
+        all_pre = make_float4(__shfl_sync(0xffffffffu, pre, 0), __shfl_sync(0xffffffffu, pre, 1),
+                              __shfl_sync(0xffffffffu, pre, 2), __shfl_sync(0xffffffffu, pre, 3));
+    } else if (collapses) {
+        int token = (int)threadIdx.x / 4;
+        const float *from = &room.briefs[0][token * BRIEF];
+        if (token < tokens)
+            room.pre[token][lane % 4] =
+                open(of_all(from + lane % 4, TOKENS * BRIEF) *
+                     scale_of(of_all(from + 4, TOKENS * BRIEF), 4 * (int)a.dim, a.eps));
+        sync_workers();
+    }
+    /* Four tokens at a time, so that their steps do not wait for each other; those behind the last
+     * are worked out too, and dropped. */
+    constexpr int FOUR = TOKENS > 1 ? 4 : 1;
+    bool mine = (int)threadIdx.x < own;
+    int64_t at = token0 * a.dim + rank * own + threadIdx.x;
+#pragma unroll 1
+    for (int first = 0; collapses && first < tokens; first += FOUR) {
+        float c[FOUR] = {}, power[FOUR];
+#pragma unroll
+        for (int j = 0; mine && j < FOUR; j++) {
+            const float *x = &room.x[first + j][threadIdx.x];
+            float4 f = TOKENS == 1 ? all_pre : *(const float4 *)(const void *)room.pre[first + j];
+            c[j] = fmaf(f.x, x[0], 0.0f);
+            c[j] = fmaf(f.y, x[own], c[j]);
+            c[j] = fmaf(f.z, x[2 * own], c[j]);
+            c[j] = fmaf(f.w, x[3 * own], c[j]);
+        }
+#pragma unroll
+        for (int j = 0; j < FOUR; j++) {
+            c[j] = maybe_bf16(c[j], a.bf16);
+            bool there = mine && first + j < tokens;
+            power[j] = there ? c[j] * c[j] : 0.0f;
+            if (there)
+                room.x[first + j][threadIdx.x] = c[j]; /* whose column it was */
+            if (there && a.x != NULL)
+                a.x[at + (first + j) * a.dim] = c[j];
+        }
+        /* warp_sum() of all: lanes are left with those of token lane / 16 + lane / 8 % 2 * 2. */
+        int d = 16;
+        if (FOUR == 4)
+#pragma unroll
+            for (int pairs = 2; pairs > 0; pairs /= 2, d /= 2) {
+                bool upper = (lane & d) != 0;
+#pragma unroll
+                for (int j = 0; j < pairs; j++) {
+                    float keeps = upper ? power[(2 * j + 1) % FOUR] : power[2 * j % FOUR];
+                    float gives = upper ? power[2 * j % FOUR] : power[(2 * j + 1) % FOUR];
+                    power[j % FOUR] = keeps + __shfl_xor_sync(0xffffffffu, gives, d);
+                }
+            }
+        for (; d > 0; d /= 2)
+            power[0] += __shfl_xor_sync(0xffffffffu, power[0], d);
+        int i = first + (FOUR == 4 ? lane / 16 + lane / 8 % 2 * 2 : 0);
+        if (lane % (FOUR == 4 ? 8 : 32) == 0 && i < tokens)
+            room.sums[warp][i] = power[0];
+    }
+    if (normed) {
+        sync_workers();
+        if ((int)threadIdx.x < TOGETHER * TOKENS && (int)threadIdx.x % TOKENS < tokens) {
+            int i = threadIdx.x % TOKENS;
+            float power = 0;
+#pragma unroll
+            for (int k = 0; k < ENTER_WARPS; k++)
+                power += room.sums[k][i];
+            send(&room.powers[rank][i], &room.powers_came, threadIdx.x / TOKENS, power);
+        }
+        await(&room.powers_came); /* also: all have what this block sent before */
+        if (TOKENS > 1) {
+            if ((int)threadIdx.x < tokens)
+                room.norm_scale[threadIdx.x] =
+                    scale_of(of_all(&room.powers[0][threadIdx.x], TOKENS), (int)a.dim, a.eps);
+            sync_workers();
+        }
+#pragma unroll 1
+        for (int first = 0; first < tokens; first += FOUR) {
+            float v[FOUR];
+#pragma unroll
+            for (int j = 0; j < FOUR; j++) {
+                float last = TOKENS > 1
+                                 ? room.norm_scale[first + j]
+                                 : scale_of(of_all(&room.powers[0][0], 1), (int)a.dim, a.eps);
+                v[j] = maybe_bf16(weight * (room.x[first + j][threadIdx.x] * last), a.bf16);
+            }
+#pragma unroll
+            for (int j = 0; j < FOUR; j++)
+                if (mine && first + j < tokens)
+                    a.y[at + (first + j) * a.dim] = v[j];
         }
     } else {
-        if ((int)threadIdx.x < tokens)
-            room.scale[threadIdx.x] = scale_of(
-                of_all(&room.from[0][threadIdx.x * EACH + MIXES], SUMS), 4 * (int)a.dim, a.eps);
-        sync_workers();
-        for (int token = threadIdx.x / 8; a.gated && token < tokens; token += WORKERS / 8) {
-            float v = open(of_all(&room.from[0][token * EACH + gate], SUMS) * room.scale[token]);
-            if (lane % 8 < 4)
-                room.pre[token][gate] = v;
-            if (rank == 0 && lane % 8 < 4)
-                a.gates.pre[(token0 + token) * 4 + gate] = v;
-            else if (rank == 0 && both)
-                a.gates.post[(token0 + token) * 4 + gate - 4] = v;
-        }
-        sync_workers();
-    }
-    bool collapses = a.x != NULL, mine = (int)threadIdx.x < own;
-    int64_t at = token0 * a.dim + rank * own + threadIdx.x;
-#pragma unroll(TOKENS > 1 ? 2 : 1)
-    for (int i = 0; i < tokens; i++) {
-        float c = 0;
-#pragma unroll
-        for (int j = 0; j < 4; j++) {
-            float f = TOKENS == 1 ? __shfl_sync(0xffffffffu, pre, j) : room.pre[i][j];
-            c = mine ? fmaf(f, room.x[i][j * own + threadIdx.x], c) : 0.0f;
-        }
-        c = maybe_bf16(c, a.bf16);
-        if (mine)
-            room.x[i][threadIdx.x] = c; /* whose column it was */
-        if (mine && collapses)
-            a.x[at + i * a.dim] = c;
-        float power = warp_sum(c * c);
-        if (lane == 0)
-            room.sums[warp][i] = power;
-    }
-    sync_workers();
-    if ((int)threadIdx.x < TOGETHER * TOKENS && (int)threadIdx.x % TOKENS < tokens) {
-        int i = threadIdx.x % TOKENS;
-        float power = 0;
-#pragma unroll
-        for (int k = 0; k < ENTER_WARPS; k++)
-            power += room.sums[k][i];
-        send(&room.powers[rank][i], &room.powers_came, threadIdx.x / TOKENS, power);
-    }
-    await(&room.powers_came); /* also: all have what this block sent before */
-    if (TOKENS > 1) {
-        if ((int)threadIdx.x < tokens)
-            room.norm_scale[threadIdx.x] =
-                scale_of(of_all(&room.powers[0][threadIdx.x], TOKENS), (int)a.dim, a.eps);
-        sync_workers();
-    }
-#pragma unroll(TOKENS > 1 ? 2 : 1)
-    for (int i = 0; i < tokens; i++) {
-        float last = TOKENS > 1 ? room.norm_scale[i]
-                                : scale_of(of_all(&room.powers[0][0], 1), (int)a.dim, a.eps);
-        if (mine && a.y != NULL)
-            a.y[at + i * a.dim] = maybe_bf16(weight * (room.x[i][threadIdx.x] * last), a.bf16);
-    }
-    for (int m = threadIdx.x; rank == 0 && a.m != NULL && m < MIXES * tokens; m += WORKERS) {
-        int token = m / MIXES, row = m % MIXES;
-        float v = of_all(&room.from[0][token * EACH + row], SUMS) *
-                  (TOKENS > 1 ? room.scale[token] : scale);
-        if (row < a.rows)
-            a.m[(token0 + token) * a.rows + row] = v;
+        wait_together();
     }
     if (MUTANT(44))
         await(&room.sums_came);

@@ -140,56 +140,74 @@ template <int PAIRS> struct int_chunk<DSV4_Q2_K, PAIRS> {
     }
 };
 
-__device__ __forceinline__ uint32_t word_at(uint32_t shared)
-{
-    uint32_t w;
-    asm("ld.shared.u32 %0, [%1];" : "=r"(w) : "r"(shared));
-    return w;
-}
-
 /* Groups of eight bytes from an even address: four indices, then signs and scale in a word, which
- * is whole where the address is a multiple of four. */
+ * may lie across two. */
 template <int PAIRS> struct int_chunk<DSV4_IQ2_XXS, PAIRS> {
-    template <bool WHOLE>
-    static __device__ __forceinline__ void row(const uint8_t *group, uint32_t stride, uint32_t book,
-                                               uint32_t v[2], int *scale)
+    /* What a lane needs of a row whose chunk begins at p. */
+    struct row {
+        const uint8_t *index, *low, *high; /* of the first group */
+        uint32_t turn, down;
+        __device__ __forceinline__ row(const uint8_t *p, uint32_t stride)
+        {
+            uint32_t t = threadIdx.x % 4, half = (uint32_t)(uintptr_t)(p + 2) & 2u;
+            /* seven bits at 7 t, in units of a row of the table */
+            turn = 7 * t + 8 * half - (stride == 128 ? 7 : stride == 64 ? 6 : 5);
+            down = 27 - 8 * half;
+            asm("" : "+r"(half), "+r"(turn), "+r"(down)); /* once, not in every turn of the loop */
+            index = p + 2 + t;
+            low = p + 6 - half;
+            high = MUTANT(47) ? low : p + 6 + half; /* the first half of a word that lies in two */
+        }
+        /* A nibble a column, and the scale. book, signs: where the lane's words are in a row of the
+         * table. */
+        __device__ __forceinline__ void load(int i, const gemv_room &r, uint32_t book,
+                                             uint32_t signs, uint32_t *n, int *scale) const
+        {
+            uint32_t a = cu_word(low + 8 * i), b = cu_word(high + 8 * i);
+            uint32_t w = cu_word(r.iq2 + (index[8 * i] * r.iq2_stride + book));
+            uint32_t s =
+                cu_word(r.iq2 + ((__funnelshift_r(a, b, turn) & 127 * r.iq2_stride) | signs));
+            if (MUTANT(28) && threadIdx.x % 4 == 3) /* a lane's signs dropped */
+                s = 0;
+            *n = w + s;
+            *scale = (int)((b >> down & 30u) | 1u);
+        }
+    };
+    static __device__ __forceinline__ void dot(const uint8_t *a, const uint8_t *b,
+                                               const uint8_t *const *x, const uint8_t *const *,
+                                               const gemv_room &r, float (*f)[2])
     {
-        uint32_t t = threadIdx.x % 4, half = WHOLE ? 0 : (uint32_t)(uintptr_t)group & 2u;
-        uint32_t word = cu_word(group + 4 - half);
-        if (!WHOLE)
-            word = cu_funnel(word, cu_word(group + 8 - half), 8 * half);
-        uint32_t n = word_at(group[t] * stride + book);
-        uint32_t signs = word_at((word >> 7 * t & 127u) * stride + (book + 256 * stride));
-        if (!(MUTANT(28) && t == 3)) /* a lane's signs dropped */
-            n ^= signs;
-        cu_iq2_codes(n, v);
-        *scale = (int)(word >> 27 | 1u);
-    }
-    template <bool WHOLE>
-    static __device__ __forceinline__ void sum(const uint8_t *a, const uint8_t *b,
-                                               const uint8_t *const *x, const gemv_room &r,
-                                               float (*f)[2])
-    {
-        uint32_t book = shared_address(r.iq2) + (threadIdx.x * 4 & (r.iq2_stride - 1));
+        uint32_t book = threadIdx.x * 4 & (r.iq2_stride - 1), signs = book | 256 * r.iq2_stride;
         int sum[PAIRS][4] = {};
-        uint4 p[PAIRS];
-#pragma unroll(PAIRS == 1 ? 4 : 8) /* that it stays in the nearest cache */
-        for (int i = 0; i < 8; i++) {
-            uint32_t va[2], vb[2];
-            int fa, fb;
-            row<WHOLE>(a + 2 + 8 * i, r.iq2_stride, book, va, &fa);
-            row<WHOLE>(b + 2 + 8 * i, r.iq2_stride, book, vb, &fb);
+        row ra(a, r.iq2_stride), rb(b, r.iq2_stride);
+#pragma unroll
+        for (int i = 0; i < 8; i += 2) {
+            uint32_t na[2], nb[2];
+            int fa[2], fb[2];
+#pragma unroll
+            for (int k = 0; k < 2; k++) {
+                ra.load(i + k, r, book, signs, &na[k], &fa[k]);
+                rb.load(i + k, r, book, signs, &nb[k], &fb[k]);
+            }
+            uint32_t va[2][2], vb[2][2];
+#pragma unroll
+            for (int k = 0; k < 2; k++) {
+                cu_iq2_codes(na[k], va[k]);
+                cu_iq2_codes(nb[k], vb[k]);
+            }
 #pragma unroll
             for (int j = 0; j < PAIRS; j++) {
-                int c[4];
-                if (i % 2 == 0)
-                    p[j] = *(const uint4 *)(const void *)(x[j] + 128 * i);
-                cu_mma_s8(c, va[0], vb[0], va[1], vb[1], i % 2 ? p[j].z : p[j].x,
-                          i % 2 ? p[j].w : p[j].y);
-                sum[j][0] += c[0] * fa;
-                sum[j][1] += c[1] * fa;
-                sum[j][2] += c[2] * fb;
-                sum[j][3] += c[3] * fb;
+                uint4 p = *(const uint4 *)(const void *)(x[j] + 128 * i);
+                int c[2][4];
+                cu_mma_s8(c[0], va[0][0], vb[0][0], va[0][1], vb[0][1], p.x, p.y);
+                cu_mma_s8(c[1], va[1][0], vb[1][0], va[1][1], vb[1][1], p.z, p.w);
+#pragma unroll
+                for (int k = 0; k < 2; k++) {
+                    sum[j][0] += c[k][0] * fa[k];
+                    sum[j][1] += c[k][1] * fa[k];
+                    sum[j][2] += c[k][2] * fb[k];
+                    sum[j][3] += c[k][3] * fb[k];
+                }
             }
         }
         float da = cu_half(cu_load16(a)) * 0.125f, db = cu_half(cu_load16(b)) * 0.125f;
@@ -198,16 +216,6 @@ template <int PAIRS> struct int_chunk<DSV4_IQ2_XXS, PAIRS> {
             f[j][0] = da * joined(sum[j][0], sum[j][1]);
             f[j][1] = db * joined(sum[j][2], sum[j][3]);
         }
-    }
-    static __device__ __forceinline__ void dot(const uint8_t *a, const uint8_t *b,
-                                               const uint8_t *const *x, const uint8_t *const *,
-                                               const gemv_room &r, float (*f)[2])
-    {
-        uint32_t half = ((uint32_t)(uintptr_t)(a + 2) | (uint32_t)(uintptr_t)(b + 2)) & 2u;
-        if (__any_sync(0xffffffffu, half != 0))
-            sum<false>(a, b, x, r, f);
-        else
-            sum<true>(a, b, x, r, f);
     }
 };
 

@@ -52,8 +52,20 @@ typedef struct {
     /* And: *index is known once the launch before the last one is done, since the last one's kernel
      * lets the next start no sooner. */
     bool settled;
+    /* The caller's wish: bit for bit what many tokens give, since the results go into a rounding
+     * that shows any difference as a step; for the types where that costs only time (linear.cu,
+     * takes_ints). */
+    bool one_order;
+    /* Of a single token: up != NULL: x is the gates of an expert, and what is multiplied is their
+     * swiglu with `up` (limit: as swiglu's), times *share if that is not NULL. */
+    float limit;
+    const float *up, *share;
 } cu_segment;
+/* A kernel whose own indices are not settled lets the next start once it has waited for them. */
 void cu_linear_group(cu_stream s, const cu_segment *segments, int count, int64_t n);
+
+/* The next products will not find those before them on every multiprocessor: a matter of speed. */
+void cu_linear_anew(void);
 
 /* Can the rows be read as whole blocks, at the alignment that is needed? */
 bool cu_linear_streams(const cu_tensor *w);
@@ -66,7 +78,8 @@ typedef struct {
 /* y[p] = table[expert] x[p / per_row] for every pair p of the groups, p < pairs. */
 void cu_linear_experts(cu_stream s, const cu_tensor *table, const cu_tensor *shape, int n_experts,
                        const int32_t *list, const cu_expert_group *groups, const int32_t *n_groups,
-                       int64_t pairs, int per_row, const float *x, float *y, bool bf16);
+                       int64_t pairs, int per_row, const float *x, float *y, bool bf16,
+                       bool one_order);
 
 /* ---- gemm.cu -------------------------------------------------------------------------------- */
 
@@ -78,7 +91,7 @@ typedef struct {
 
 enum { CU_GEMM_TOKENS = 16 /* and more: below, cu_linear_group is faster */ };
 /* cu_linear_group, on the tensor cores where tokens are many: the same bits, but for types that
- * cu_linear_group multiplies in whole numbers (ints.cuh). room: NULL or too
+ * cu_linear_group multiplies in whole numbers (ints.cuh; cu_segment.one_order). room: NULL or too
  * small = cu_linear_group. A part of n tokens' x is 2 bytes a column; x has one part if it is bf16,
  * else three. */
 void cu_products(cu_stream s, const cu_segment *segments, int count, int64_t n,

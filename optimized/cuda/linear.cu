@@ -2,8 +2,8 @@
  * stream rows past the vectors of one or of four tokens in shared memory, on the tensor cores
  * (stream.cuh; stream_ints.cuh in whole numbers) or, for float32 and float16 weights, lane by lane
  * (dot.cuh); shapes that no unit fits go element by element. A token's sums are formed in the same
- * order whatever comes with it: cut a text as you like, the numbers are the same. Only Q4_K, Q2_K
- * and IQ2_XXS have another order where tokens are many (gemm.cu). */
+ * order whatever comes with it: cut a text as you like, the numbers are the same. Only what is
+ * multiplied in whole numbers (takes_ints) has another order where tokens are many (gemm.cu). */
 #include "dot.cuh"
 
 extern "C" const uint64_t *cu_iq2_book_device(void); /* device.c */
@@ -65,11 +65,35 @@ static size_t shared_bytes(const cu_tensor *w, int warps, gemv_plan plan, int to
     gemv_room r;
     if (is_float(w->type))
         return (size_t)tokens * (size_t)AT(w->cols) * sizeof(float);
-    return lay_out(w, warps, plan, tokens, unit_bytes(w->type), NULL, &r);
+    return lay_out(w, warps, plan, tokens, unit_bytes(w->type, plan.ints, tokens), NULL, &r);
 }
 
-/* What needs least. */
-static const gemv_plan tightest = {2, SHALLOW, CU_IQ2_COPIES};
+/* What needs least: few sums meet where many warps share a tile. */
+static gemv_plan tightest(bool ints)
+{
+    return {8, SHALLOW, CU_IQ2_COPIES, ints};
+}
+
+/* In whole numbers: formats that many tokens multiply in another order than few do in any case;
+ * those with factors of blocks only where whole chunks are multiplied and the caller does not want
+ * one order (cu_segment). A matter of the matrix and the caller, not of who comes along. */
+static bool takes_ints(const cu_tensor *w, bool one_order)
+{
+    switch (w->type) {
+    case DSV4_Q4_K:
+    case DSV4_Q2_K:
+    case DSV4_IQ2_XXS:
+        return true;
+    case DSV4_Q8_0:
+    case DSV4_MXFP4:
+    case DSV4_FP4:
+        return !one_order && w->cols % CU_CHUNK == 0 && w->row_bytes % 4 == 0 &&
+               (uintptr_t)w->data % 4 == 0 && w->scale_row_bytes % 4 == 0 &&
+               shared_bytes(w, FEW, tightest(true), 1) <= most_shared();
+    default:
+        return false;
+    }
+}
 
 /* Can rows of the type be streamed from here? */
 static bool streams(const cu_tensor *w)
@@ -113,7 +137,8 @@ static bool streams(const cu_tensor *w)
         return false;
     }
     return w->cols % step == 0 && w->cols >= step && (uintptr_t)w->data % (size_t)align == 0 &&
-           w->row_bytes % (size_t)align == 0 && shared_bytes(w, FEW, tightest, 1) <= most_shared();
+           w->row_bytes % (size_t)align == 0 &&
+           shared_bytes(w, FEW, tightest(takes_ints(w, true)), 1) <= most_shared();
 }
 
 extern "C" bool cu_linear_streams(const cu_tensor *w)
@@ -134,51 +159,42 @@ typedef struct {
     const cu_iq2_words *iq2; /* device */
 } gemv_args;
 
-/* A block's rows of one type. before: as stream_rows. */
+/* What a block does; thread 0 writes it. */
+static __shared__ gemv_job job;
+
+/* A block's rows of one type. A function that is called: kernels share it, and each type has the
+ * registers to itself (faster than one body that keeps its job in them). before: as stream_rows. */
 template <int TYPE, int T, int WARPS>
-__device__ __forceinline__ void rows_of_type(const gemv_job &g, bool before,
-                                             const cu_iq2_words *iq2)
+static __device__ __noinline__ void gemv_rows_of(bool before, const cu_iq2_words *iq2)
 {
     extern __shared__ __align__(128) uint8_t shared[];
     if constexpr (TYPE == DSV4_F32 || TYPE == DSV4_F16) {
         __shared__ float part[WARPS][ROWS][T];
-        if (before)
-            wait_for_previous();
-        float_rows<TYPE, T, WARPS>(g, (float *)(void *)shared, part);
+        float_rows<TYPE, T, WARPS>(job, (float *)(void *)shared, part, before);
     } else {
         gemv_room r;
-        lay_out(&g.w, WARPS, g.plan, T, unit_shape<TYPE>::ROOM, shared, &r);
         if constexpr (int_shape<TYPE>::INTS)
-            stream_ints<TYPE, T, WARPS>(g, r, before, iq2);
-        else
-            stream_rows<TYPE, T, WARPS>(g, r, before);
+            if (!int_shape<TYPE>::BLOCKS || job.plan.ints) {
+                lay_out(&job.w, WARPS, job.plan, T, int_unit<TYPE, T>::ROOM, shared, &r);
+                stream_ints<TYPE, T, WARPS>(job, r, before, iq2);
+                return;
+            }
+        if constexpr (!int_shape<TYPE>::INTS || int_shape<TYPE>::BLOCKS) {
+            lay_out(&job.w, WARPS, job.plan, T, unit_shape<TYPE>::ROOM, shared, &r);
+            stream_rows<TYPE, T, WARPS>(job, r, before);
+        }
     }
 }
 
-/* Where two blocks share a multiprocessor, registers are few: what a block does is kept in shared
- * memory, written by thread 0, and a type's rows are a function that is called, which has the
- * registers to itself. */
-static __shared__ gemv_job job;
-
-template <int TYPE, int T, int WARPS>
-static __device__ __noinline__ void shared_job_of_type(bool before, const cu_iq2_words *iq2)
+/* A block's rows, whatever their type. */
+template <int T, int WARPS>
+__device__ __forceinline__ void gemv_block(bool before, const cu_iq2_words *iq2)
 {
-    rows_of_type<TYPE, T, WARPS>(job, before, iq2);
-}
-
-/* A block's rows, whatever their type. SHARED: g is the job above. */
-template <int T, int WARPS, bool SHARED>
-__device__ __forceinline__ void gemv_block(const gemv_job &g, bool before, const cu_iq2_words *iq2)
-{
-    if (SHARED)
-        __syncthreads(); /* for the job */
-    switch (g.w.type) {
+    __syncthreads(); /* for the job */
+    switch (job.w.type) {
 #define ROWS_OF(TYPE)                                                                              \
     case TYPE:                                                                                     \
-        if constexpr (SHARED)                                                                      \
-            shared_job_of_type<TYPE, T, WARPS>(before, iq2);                                       \
-        else                                                                                       \
-            rows_of_type<TYPE, T, WARPS>(g, before, iq2);                                          \
+        gemv_rows_of<TYPE, T, WARPS>(before, iq2);                                                 \
         break
         ROWS_OF(DSV4_F32);
         ROWS_OF(DSV4_F16);
@@ -196,9 +212,9 @@ __device__ __forceinline__ void gemv_block(const gemv_job &g, bool before, const
     }
 }
 
-template <int T>
-__device__ __forceinline__ void job_of(const gemv_args &a, const gemv_segment *s, gemv_job *g)
+template <int T> __device__ __forceinline__ void job_of(const gemv_args &a, const gemv_segment *s)
 {
+    gemv_job *g = &job;
     /* Settled, the index may be older than this kernel in the nearest cache: from the next one. */
     g->w = s->s.table == NULL ? s->s.w : s->s.table[__ldcg(s->s.index)];
     g->w.type = s->s.w.type;
@@ -207,6 +223,9 @@ __device__ __forceinline__ void job_of(const gemv_args &a, const gemv_segment *s
     g->blocks = s->blocks;
     g->plan = s->plan;
     g->bf16 = s->s.bf16;
+    g->limit = s->s.limit;
+    g->up = s->s.up;
+    g->share = s->s.share;
     int64_t first = (int64_t)blockIdx.y * T;
     g->tokens = a.n - first < T ? (int)(a.n - first) : T;
     /* wrong stride: the vectors taken to be dense */
@@ -222,23 +241,17 @@ template <int T, int WARPS>
 static __global__ void __launch_bounds__(WARPS * 32, WARPS == FEW ? 2 : 1)
     gemv(const __grid_constant__ gemv_args a)
 {
-    let_next_start();
     int segment = 0;
     while (segment + 1 < a.count && (int)blockIdx.x >= a.seg[segment + 1].first_block)
         segment++;
     const gemv_segment *s = &a.seg[segment];
     bool before = s->s.table == NULL || s->s.settled;
-    if (!before)
+    if (!before) /* once these indices are known, the next kernel's are settled */
         wait_for_previous();
-    if constexpr (WARPS == FEW) {
-        if (threadIdx.x == 0)
-            job_of<T>(a, s, &job);
-        gemv_block<T, WARPS, true>(job, before, a.iq2);
-    } else {
-        gemv_job g;
-        job_of<T>(a, s, &g);
-        gemv_block<T, WARPS, false>(g, before, a.iq2);
-    }
+    let_next_start();
+    if (threadIdx.x == 0)
+        job_of<T>(a, s);
+    gemv_block<T, WARPS>(before, a.iq2);
 }
 
 /* Shapes that no unit fits: a warp an element of y. */
@@ -289,50 +302,58 @@ static int float_split(const cu_tensor *w)
 static int int_split(const cu_tensor *w)
 {
     int64_t tiles = (w->rows + TILE - 1) / TILE, chunks = (w->cols + CU_CHUNK - 1) / CU_CHUNK;
-    int split = tiles >= 1024 ? 1 : tiles >= 512 ? 2 : tiles >= 192 ? 4 : 8;
+    int split = tiles >= 1024 ? 1 : tiles >= 512 ? 2 : tiles >= 128 ? 4 : 8;
+    while (split > 1 && chunks / split < 4 && tiles >= 128) /* few turns of many chunks */
+        split /= 2;
     while (split > chunks)
         split /= 2;
     return split;
 }
 
 /* The only split that may be, or 0. */
-static int fixed_split(const cu_tensor *w)
+static int fixed_split(const cu_tensor *w, bool ints)
 {
-    return is_float(w->type) ? float_split(w) : takes_ints(w->type) ? int_split(w) : 0;
+    return is_float(w->type) ? float_split(w) : ints ? int_split(w) : 0;
 }
 
-/* As deep as fits; half: beside another kernel's block. */
-static gemv_plan plan_of(const cu_tensor *w, int warps, int split, int tokens, bool half)
+/* Deep where that fits into half a multiprocessor (and `deep`): more, and the vectors would wait
+ * behind the weights. half: beside another kernel's block. */
+static gemv_plan plan_of(const cu_tensor *w, int warps, gemv_plan of, int tokens, bool deep,
+                         bool half)
 {
-    static const gemv_plan plans[] = {
-        {0, DEEP, 32}, {0, SHALLOW, 32}, {0, SHALLOW, 16}, {0, SHALLOW, CU_IQ2_COPIES}};
-    gemv_plan p = tightest;
+    static const gemv_plan plans[] = {{0, DEEP, 32, false},
+                                      {0, SHALLOW, 32, false},
+                                      {0, SHALLOW, 16, false},
+                                      {0, SHALLOW, CU_IQ2_COPIES, false}};
+    gemv_plan p = of;
     for (size_t i = 0; i < sizeof plans / sizeof *plans; i++) {
         p = plans[i];
-        p.split = split;
-        /* Deeper than need be, the vectors would wait behind the weights. */
-        if ((half || p.depth == SHALLOW) &&
-            shared_bytes(w, warps, p, tokens) <= (half ? half_shared() : most_shared()))
+        p.split = of.split;
+        p.ints = of.ints;
+        bool large = !half && p.depth == SHALLOW;
+        if ((deep || p.depth == SHALLOW) &&
+            shared_bytes(w, warps, p, tokens) <= (large ? most_shared() : half_shared()))
             break;
     }
     return p;
 }
 
 /* The fewest blocks that finish w within `time`, and how; 0 = it takes longer. */
-static int blocks_within(const cu_tensor *w, int warps, int64_t time, int *split)
+static int blocks_within(const cu_tensor *w, int warps, int tokens, int64_t time, gemv_plan *plan)
 {
     gemv_cost c = cost_of(w);
-    int best = 0;
+    int best = 0, fixed = fixed_split(w, plan->ints);
     for (int s = 1; s <= warps; s *= 2) {
-        if (fixed_split(w) != 0 && s != fixed_split(w))
+        gemv_plan least = {s, SHALLOW, CU_IQ2_COPIES, plan->ints};
+        if ((fixed != 0 && s != fixed) || shared_bytes(w, warps, least, tokens) > most_shared())
             continue;
         int64_t each = (int64_t)((c.chunks + s - 1) / s) * c.bytes + c.end, turns = time / each;
-        if (turns == 0 || (s > 1 && s / 2 >= c.chunks && fixed_split(w) == 0))
+        if (turns == 0 || (s > 1 && s / 2 >= c.chunks && fixed == 0))
             continue;
         int64_t at_once = turns * (warps / s), blocks = (c.tiles + at_once - 1) / at_once;
         if (best == 0 || blocks < best) {
             best = (int)blocks;
-            *split = s;
+            plan->split = s;
         }
     }
     return best;
@@ -340,7 +361,7 @@ static int blocks_within(const cu_tensor *w, int warps, int64_t time, int *split
 
 /* Blocks for every segment, `most` together if that can be: the shortest time in which all are done
  * side by side. Segments of the same shape follow each other. */
-static int share(gemv_segment *seg, int count, int warps, int most)
+static int share(gemv_segment *seg, int count, int warps, int tokens, int most)
 {
     int64_t time = 0;
     for (int i = 0; i < count; i++) {
@@ -352,11 +373,12 @@ static int share(gemv_segment *seg, int count, int warps, int most)
         int blocks = 0;
         for (int i = 0; i < count; i++) {
             const cu_tensor *w = &seg[i].s.w, *b = &seg[i > 0 ? i - 1 : 0].s.w;
-            if (i > 0 && w->type == b->type && w->rows == b->rows && w->cols == b->cols) {
+            if (i > 0 && w->type == b->type && w->rows == b->rows && w->cols == b->cols &&
+                seg[i].plan.ints == seg[i - 1].plan.ints) {
                 seg[i].blocks = seg[i - 1].blocks;
                 seg[i].plan = seg[i - 1].plan;
             } else
-                seg[i].blocks = blocks_within(w, warps, time, &seg[i].plan.split);
+                seg[i].blocks = blocks_within(w, warps, tokens, time, &seg[i].plan);
             blocks += seg[i].blocks;
             if (seg[i].blocks == 0)
                 blocks = 1 << 24;
@@ -369,13 +391,26 @@ static int share(gemv_segment *seg, int count, int warps, int most)
 
 /* Blocks of FEW warps, two kernels at a time; where there is much to compute and long to go, more
  * warps are worth more than an early start. */
-static bool pairs(const cu_tensor *w)
+static bool pairs(const gemv_segment *g)
 {
+    const cu_tensor *w = &g->s.w;
     bool long_way = w->type == DSV4_IQ2_XXS && w->rows >= 65536;
-    return takes_ints(w->type) && !long_way && shared_bytes(w, FEW, tightest, 1) <= half_shared();
+    return (g->plan.ints || is_float(w->type)) && !long_way &&
+           shared_bytes(w, FEW, tightest(g->plan.ints), 1) <= half_shared();
 }
 
 static void raise_limits(void);
+
+/* Kernels in pairs: one of each two that follow each other has more than half of the shared memory,
+ * so that two blocks of one kernel don't share a multiprocessor: the larger one's cannot, the
+ * other's come while the larger one's are everywhere. Where others may be on some multiprocessors
+ * alone, the next pair begins with the larger. */
+static thread_local bool large;
+
+extern "C" void cu_linear_anew(void)
+{
+    large = false;
+}
 
 extern "C" void cu_linear_group(cu_stream s, const cu_segment *segments, int count, int64_t n)
 {
@@ -392,6 +427,7 @@ extern "C" void cu_linear_group(cu_stream s, const cu_segment *segments, int cou
                    cu_iq2_book_device());
             continue;
         }
+        a.seg[a.count].plan.ints = takes_ints(&g->w, g->one_order);
         a.seg[a.count++].s = *g;
         size += n * g->w.rows * g->w.cols;
     }
@@ -399,35 +435,36 @@ extern "C" void cu_linear_group(cu_stream s, const cu_segment *segments, int cou
         return;
     /* A block on every multiprocessor. */
     int blocks = 0, tokens = n == 1 ? 1 : MOST_TOKENS, warps = n == 1 ? MANY : FEW;
-    bool paired = n == 1;
+    bool all = n == 1, any = false;
     for (int i = 0; i < a.count; i++) {
         const cu_tensor *w = &a.seg[i].s.w;
-        paired = paired && pairs(w);
-        if (shared_bytes(w, warps, tightest, tokens) > most_shared())
+        gemv_plan least = tightest(a.seg[i].plan.ints);
+        all = all && pairs(&a.seg[i]);
+        any = any || least.ints;
+        if (shared_bytes(w, warps, least, tokens) > most_shared())
             warps = FEW;
-        if (shared_bytes(w, warps, tightest, tokens) > most_shared())
+        if (shared_bytes(w, warps, least, tokens) > most_shared())
             tokens = 1;
     }
+    bool paired = all && any;
     if (paired)
         warps = FEW;
-    int used = share(a.seg, a.count, warps, multiprocessors);
-    for (int i = used; paired && i < multiprocessors; i++)
+    bool deep = n == 1 && any && warps == FEW;
+    int used = share(a.seg, a.count, warps, tokens, multiprocessors);
+    for (int i = used; deep && i < multiprocessors; i++)
         a.seg[i % a.count].blocks++; /* one everywhere, none twice */
     size_t shared = 0;
     for (int i = 0; i < a.count; i++) {
         gemv_segment *g = &a.seg[i];
         g->first_block = blocks;
         blocks += g->blocks;
-        g->plan = plan_of(&g->s.w, warps, g->plan.split, tokens, paired);
+        g->plan = plan_of(&g->s.w, warps, g->plan, tokens, deep, paired);
         size_t bytes = shared_bytes(&g->s.w, warps, g->plan, tokens);
         shared = bytes > shared ? bytes : shared;
     }
     a.n = n;
     a.iq2 = (const cu_iq2_words *)cu_iq2_words_device();
     dim3 grid((unsigned)blocks, (unsigned)((n + tokens - 1) / tokens));
-    /* Kernels in pairs: one of each two that follow each other has more than half of the shared
-     * memory, so that two blocks of one kernel never share a multiprocessor. */
-    static thread_local bool large;
     large = paired && !large;
     if (large && shared < large_shared())
         shared = large_shared();
@@ -442,7 +479,13 @@ extern "C" void cu_linear_group(cu_stream s, const cu_segment *segments, int cou
 extern "C" void cu_linear(cu_stream s, const cu_tensor *w, const float *x, int64_t ldx, int64_t n,
                           float *y, int64_t ldy, bool bf16)
 {
-    cu_segment one = {*w, NULL, NULL, x, ldx, y, ldy, bf16, false, false};
+    cu_segment one = {};
+    one.w = *w;
+    one.x = x;
+    one.ldx = ldx;
+    one.y = y;
+    one.ldy = ldy;
+    one.bf16 = bf16;
     cu_linear_group(s, &one, 1, n);
 }
 
@@ -479,6 +522,7 @@ static __global__ void __launch_bounds__(FEW * 32, 1)
         job.plan = a.plan;
         job.tokens = e.count;
         job.bf16 = a.bf16;
+        job.up = NULL;
 #pragma unroll
         for (int t = 0; t < T; t++) {
             int32_t p = a.list[e.first + (t < e.count ? t : 0)];
@@ -486,7 +530,7 @@ static __global__ void __launch_bounds__(FEW * 32, 1)
             job.y[t] = a.y + (int64_t)p * a.shape.rows;
         }
     }
-    gemv_block<T, FEW, true>(job, false, a.iq2);
+    gemv_block<T, FEW>(false, a.iq2);
 }
 
 static __global__ void experts_elements(const __grid_constant__ experts_args a)
@@ -531,7 +575,7 @@ static void raise_limits(void)
 extern "C" void cu_linear_experts(cu_stream s, const cu_tensor *table, const cu_tensor *shape,
                                   int n_experts, const int32_t *list, const cu_expert_group *groups,
                                   const int32_t *n_groups, int64_t pairs, int per_row,
-                                  const float *x, float *y, bool bf16)
+                                  const float *x, float *y, bool bf16, bool one_order)
 {
     int64_t most = pairs < n_experts ? pairs : n_experts;
     most += pairs / CU_EXPERT_TOKENS;
@@ -540,11 +584,12 @@ extern "C" void cu_linear_experts(cu_stream s, const cu_tensor *table, const cu_
         return;
     gemv_segment one = {};
     one.s.w = *shape;
+    one.plan.ints = takes_ints(shape, one_order);
     int each = (int)((2 * multiprocessors + most - 1) / most);
     bool fits = streams(shape);
     if (fits)
-        share(&one, 1, FEW, each < 4 ? 4 : each);
-    one.plan = plan_of(shape, FEW, one.plan.split, CU_EXPERT_TOKENS, false);
+        share(&one, 1, FEW, CU_EXPERT_TOKENS, each < 4 ? 4 : each);
+    one.plan = plan_of(shape, FEW, one.plan, CU_EXPERT_TOKENS, false, false);
     size_t shared = fits ? shared_bytes(shape, FEW, one.plan, CU_EXPERT_TOKENS) : 0;
     experts_args a = {table,
                       *shape,

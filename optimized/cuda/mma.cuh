@@ -16,7 +16,7 @@
  *     step s: a0 = v(g)[2s], a1 = v(g+8)[2s], a2 = v(g)[2s+1], a3 = v(g+8)[2s+1].
  *
  * THE ORDER OF A SUM, the same for every kernel, whatever comes with a token and whoever computes
- * which part of it (but for one to a few tokens with Q4_K, Q2_K and IQ2_XXS: ints.cuh):
+ * which part of it (but for one to a few tokens in whole numbers, linear.cu's takes_ints: ints.cuh):
  *  1. For each part p = 0, 1, 2 of x by itself, within a promotion block (PROMOTE columns: 32; 128
  *     for FP8 and BF16; 256 for Q2_K, whose scales are in the codes) the accumulator starts at 0
  * and runs through the steps in ascending order.

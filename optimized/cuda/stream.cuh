@@ -8,7 +8,7 @@
 #ifndef DSV4_CUDA_STREAM_CUH
 #define DSV4_CUDA_STREAM_CUH
 
-#include "device.cuh"
+#include "rows.cuh"
 #include "ints.cuh"
 
 enum { TILE = 16, PIECE = 16 /* bytes of a copy */ };
@@ -22,7 +22,9 @@ __device__ __forceinline__ uint32_t shared_address(const void *p)
 
 __device__ __forceinline__ void copy_16(uint32_t to, const uint8_t *from)
 {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
+    /* The line's other sectors are wanted soon. */
+    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(to), "l"(from)
+                 : "memory");
 }
 
 __device__ __forceinline__ void copy_4(uint32_t to, const uint8_t *from)
@@ -46,28 +48,44 @@ template <int N> __device__ __forceinline__ void copies_wait() /* for all groups
  * shared memory, so that the lanes' loads meet in few banks; behind them the rows' scales, SCALE
  * bytes for BYTES of a row, in words as they lie in memory. */
 template <int TYPE> struct unit_shape;
+#define CU_UNIT_ENUM(type, cols, pieces, stride, scale)                                            \
+    enum {                                                                                         \
+        COLS = cols,                                                                               \
+        BYTES = (int)row_shape<type>::CHUNK_BYTES * cols / CU_CHUNK,                               \
+        PIECES = pieces,                                                                           \
+        MAIN = pieces < 16   ? 8                                                                   \
+               : pieces < 32 ? 16                                                                  \
+                             : 32,        /* lanes that copy a row, */                             \
+        REST = pieces - MAIN > 2 ? 4 : 2, /* and those for its rest */                             \
+        STRIDE = stride,                                                                           \
+        SCALE = scale,                                                                             \
+        SCALE_STRIDE = scale == 0 ? 0 : (scale + 6) / 4 * 4,                                       \
+        ROOM = TILE * (STRIDE + SCALE_STRIDE),                                                     \
+        LOOSE = (int)row_shape<type>::CHUNK_BYTES % 128 != 0 /* rows begin anywhere */             \
+    };                                                                                             \
+    static_assert(ROOM % 16 == 0 && STRIDE >= PIECES * PIECE, "a unit's room");                    \
+    static_assert(PIECES <= MAIN + REST, "lanes for all pieces")
 #define CU_UNIT_SHAPE(type, cols, pieces, stride, scale)                                           \
     template <> struct unit_shape<type> {                                                          \
-        enum {                                                                                     \
-            COLS = cols,                                                                           \
-            BYTES = (int)row_shape<type>::CHUNK_BYTES * cols / CU_CHUNK,                           \
-            PIECES = pieces,                                                                       \
-            STRIDE = stride,                                                                       \
-            SCALE = scale,                                                                         \
-            SCALE_STRIDE = scale == 0 ? 0 : (scale + 6) / 4 * 4,                                   \
-            ROOM = TILE * (STRIDE + SCALE_STRIDE),                                                 \
-            LOOSE = (int)row_shape<type>::CHUNK_BYTES % 128 != 0 /* rows begin anywhere */         \
-        };                                                                                         \
-        static_assert(ROOM % 16 == 0 && STRIDE >= PIECES * PIECE, "a unit's room");                \
+        CU_UNIT_ENUM(type, cols, pieces, stride, scale);                                           \
     }
 CU_UNIT_SHAPE(DSV4_BF16, 128, 16, 256, 0);
 CU_UNIT_SHAPE(DSV4_FP8, 256, 16, 288, 2);
 CU_UNIT_SHAPE(DSV4_FP4, 256, 8, 144, 8);
-CU_UNIT_SHAPE(DSV4_MXFP4, 256, 10, 160, 0);
+CU_UNIT_SHAPE(DSV4_MXFP4, 256, 10, 176, 0);
 CU_UNIT_SHAPE(DSV4_Q8_0, 256, 18, 288, 0);
 CU_UNIT_SHAPE(DSV4_Q4_K, 512, 18, 288, 0);
 CU_UNIT_SHAPE(DSV4_Q2_K, 256, 6, 112, 0);
 CU_UNIT_SHAPE(DSV4_IQ2_XXS, 256, 5, 80, 0);
+
+/* In whole numbers: of one token with Q8_0 twice as many columns, which begin at the memory's
+ * sectors of 32 bytes. */
+template <int TYPE, int T> struct int_unit : unit_shape<TYPE> {
+};
+template <> struct int_unit<DSV4_Q8_0, 1> {
+    CU_UNIT_ENUM(DSV4_Q8_0, 512, 35, 560, 0);
+};
+#undef CU_UNIT_ENUM
 #undef CU_UNIT_SHAPE
 
 /* ---- a block's work -------------------------------------------------------------------------- */
@@ -75,10 +93,11 @@ CU_UNIT_SHAPE(DSV4_IQ2_XXS, 256, 5, 80, 0);
 enum { MOST_TOKENS = 4 };
 
 /* How a block goes about a matrix. depth: units in a warp's ring, SHALLOW to DEEP; copies: of each
- * of IQ2_XXS's words in shared memory, for the lanes that share one. */
+ * of IQ2_XXS's words in shared memory, for the lanes that share one; ints: in whole numbers. */
 enum { SHALLOW = 2, DEEP = 3 };
 typedef struct {
     int split, depth, copies;
+    bool ints;
 } gemv_plan;
 
 /* Rows of w for up to T tokens. Blocks take turns at the tiles: block `block` of `blocks`. In
@@ -91,6 +110,9 @@ typedef struct {
     float *y[MOST_TOKENS];
     int tokens;
     bool bf16;
+    /* Of one token: up != NULL: x[0] is gates (cu_segment). */
+    float limit;
+    const float *up, *share;
 } gemv_job;
 
 /* Where things lie in dynamic shared memory. x: bf16 parts [tokens][3][ld], or limbs [tokens]
@@ -115,18 +137,15 @@ __host__ __device__ __forceinline__ int parts_stride(int cols)
     return bytes % 128 == 64 ? bytes : bytes + 64;
 }
 
-__host__ __device__ constexpr bool takes_ints(int type)
-{
-    return type == DSV4_Q4_K || type == DSV4_Q2_K || type == DSV4_IQ2_XXS;
-}
-
 /* Bytes of a unit. */
-static inline int unit_bytes(int type)
+static inline int unit_bytes(int type, bool ints, int tokens)
 {
     switch (type) {
 #define ROOM_OF(type)                                                                              \
     case type:                                                                                     \
-        return unit_shape<type>::ROOM
+        return !ints         ? (int)unit_shape<type>::ROOM                                         \
+               : tokens == 1 ? (int)int_unit<type, 1>::ROOM                                        \
+                             : (int)int_unit<type, MOST_TOKENS>::ROOM
         ROOM_OF(DSV4_BF16);
         ROOM_OF(DSV4_FP8);
         ROOM_OF(DSV4_FP4);
@@ -147,9 +166,12 @@ __host__ __device__ __forceinline__ size_t lay_out(const cu_tensor *w, int warps
                                                    gemv_room *r)
 {
     int cols = (int)w->cols, chunks = (cols + CU_CHUNK - 1) / CU_CHUNK;
-    bool ints = takes_ints(w->type);
-    size_t at = (size_t)(warps * plan.depth * unit);
-    r->ring = base;
+    bool ints = plan.ints;
+    r->iq2 = base;
+    r->iq2_stride = (uint32_t)plan.copies * 4;
+    size_t at = w->type == DSV4_IQ2_XXS ? 384 * r->iq2_stride : 0;
+    r->ring = base + at;
+    at += (size_t)(warps * plan.depth * unit);
     r->x = base + at;
     r->ld = parts_stride(cols);
     at += ints ? (size_t)(tokens * chunks * LIMB_CHUNK) : (size_t)(CU_PARTS * tokens * r->ld);
@@ -158,10 +180,6 @@ __host__ __device__ __forceinline__ size_t lay_out(const cu_tensor *w, int warps
     r->sums = base + at;
     if (w->type == DSV4_Q4_K || w->type == DSV4_Q2_K)
         at += (size_t)(tokens * chunks * sums_bytes(w->type));
-    r->iq2 = base + at;
-    r->iq2_stride = (uint32_t)plan.copies * 4;
-    if (w->type == DSV4_IQ2_XXS)
-        at += 384 * r->iq2_stride;
     r->parts = (float *)(void *)(base + at);
     if (plan.split > 1)
         at +=
@@ -196,6 +214,25 @@ __device__ __forceinline__ float4 four_from(const float *in, int i, bool aligned
                    : make_float4(in[4 * i], in[4 * i + 1], in[4 * i + 2], in[4 * i + 3]);
 }
 
+/* Gates g with u: one copy of these instructions, for all that take them. */
+static __device__ __noinline__ float4 swiglu_four(float4 g, float4 u, float limit,
+                                                  const float *share)
+{
+    float4 h = make_float4(swiglu_of(g.x, u.x, limit), swiglu_of(g.y, u.y, limit),
+                           swiglu_of(g.z, u.z, limit), swiglu_of(g.w, u.w, limit));
+    if (share != NULL && !MUTANT(76)) { /* the weights of the experts left out */
+        float s = *share;
+        h = make_float4(s * h.x, s * h.y, s * h.z, s * h.w);
+    }
+    return h;
+}
+
+/* The columns of a job's only token, v read from its x already. */
+__device__ __forceinline__ float4 gated(const gemv_job &g, float4 v, int i, bool aligned)
+{
+    return swiglu_four(v, four_from(g.up, i, aligned), g.limit, g.share);
+}
+
 /* The tokens' vectors into parts. */
 template <int T, int WARPS>
 __device__ __forceinline__ void split_vectors(const gemv_job &g, const gemv_room &r)
@@ -207,7 +244,7 @@ __device__ __forceinline__ void split_vectors(const gemv_job &g, const gemv_room
 #pragma unroll
     for (int t = 0; t < T; t++) {
         const float *in = g.x[t];
-        bool aligned = (uintptr_t)in % 16 == 0;
+        bool aligned = ((uintptr_t)in | (uintptr_t)g.up) % 16 == 0;
         uint8_t *to = r.x + t * CU_PARTS * r.ld;
         for (int first = (int)threadIdx.x; first < quads; first += AHEAD * STEP) {
             float4 v[AHEAD];
@@ -215,6 +252,11 @@ __device__ __forceinline__ void split_vectors(const gemv_job &g, const gemv_room
             for (int k = 0; k < AHEAD; k++)
                 if (first + k * STEP < quads)
                     v[k] = four_from(in, first + k * STEP, aligned);
+            if (T == 1 && g.up != NULL)
+#pragma unroll
+                for (int k = 0; k < AHEAD; k++)
+                    if (first + k * STEP < quads)
+                        v[k] = gated(g, v[k], first + k * STEP, aligned);
 #pragma unroll
             for (int k = 0; k < AHEAD; k++)
                 if (first + k * STEP < quads) {
@@ -292,8 +334,8 @@ template <int TYPE, int T, int WARPS> struct streamer {
         PAIRS = (T + 1) / 2,
         STEP = U::COLS < CU_CHUNK ? (int)U::COLS : (int)CU_CHUNK, /* columns multiplied in one go */
         BLOCKS = STEP / 32,                                       /* whole promotion blocks */
-        MAIN = U::PIECES < 16 ? 8 : 16, /* lanes that copy a row, and those for its rest */
-        REST = U::PIECES - (int)MAIN > 2 ? 4 : 2
+        MAIN = U::MAIN,
+        REST = U::REST
     };
 
     cu_tensor w; /* in registers */

@@ -256,8 +256,13 @@ static void linear(const dsv4_tensor *w, const float *x, int64_t ldx, int64_t n,
     int r = need(&f, SCRATCH, NULL, (int64_t)bytes, 1);
     if (begin(&f))
         while (run(&f)) {
-            cu_segment g = {weights_at(&f, &m), NULL, NULL,  at(&f, i), ldx,
-                            at(&f, o),          ldy,  false, bf16,      false};
+            cu_segment g = {.w = weights_at(&f, &m),
+                            .x = at(&f, i),
+                            .ldx = ldx,
+                            .y = at(&f, o),
+                            .ldy = ldy,
+                            .x_bf16 = bf16,
+                            .one_order = bf16};
             cu_gemm_large_tiles(f.round == 2); /* the same bits from tiles of either size */
             cu_products(f.stream, &g, 1, n, &(cu_room){at(&f, r), bytes});
         }
@@ -497,7 +502,8 @@ static bool experts(const dsv4_experts_args *a, float *out)
                          .k = a->k,
                          .n_experts = E,
                          .limit = l->swiglu_limit,
-                         .deployed = a->numerics == DSV4_DEPLOYED};
+                         .deployed = a->numerics == DSV4_DEPLOYED,
+                         .one_order = a->numerics != DSV4_MATH};
     weights *w = dsv4_alloc((size_t)E * 3, sizeof *w, "experts", NULL);
     cu_tensor *tables = dsv4_alloc((size_t)E * 3, sizeof *tables, "experts", NULL);
     bool ok = w != NULL && tables != NULL;

@@ -123,15 +123,17 @@ static void limbs()
         float x[4] = {cu_float_of(largest), -cu_float_of(largest),
                       cu_float_of(noise() % (largest + 1)), -cu_float_of(noise() % (largest + 1))};
         int32_t q[4];
-        uint32_t w[LIMBS];
+        uint32_t u[4], w[LIMBS];
         for (int i = 0; i < 4; i++) {
-            double scaled = rint((double)cu_scaled(x[i], n));
-            expect(fabs(scaled) <= 0x1p30, "a number for four limbs", scaled);
-            q[i] = (int32_t)scaled;
+            float scaled = n > 127 ? x[i] * 0x1p64f * cu_two_to(n - 64) : x[i] * cu_two_to(n);
+            expect(fabsf(scaled) <= 0x1p30f, "a number for four limbs", (double)scaled);
+            u[i] = cu_fixed(scaled);
+            q[i] = (int32_t)(u[i] - 0x80808080u);
+            expect((double)q[i] == rint(ldexp((double)x[i], n)), "a whole number", (double)x[i]);
             expect(fabs((double)q[i] * unit - (double)x[i]) <= unit / 2, "fixed point",
                    (double)x[i]);
         }
-        cu_limbs(q, w);
+        cu_limbs(u, w);
         for (int i = 0; i < 4; i++) {
             int64_t sum = 0;
             for (int l = 0; l < LIMBS; l++)
@@ -141,7 +143,7 @@ static void limbs()
     }
 }
 
-/* Scales and minima of Q4_K, levels and signs of IQ2_XXS, as whole numbers. */
+/* Scales and minima of Q4_K, levels and signs of IQ2_XXS, codes of FP4, as whole numbers. */
 static void whole_numbers()
 {
     for (int r = 0; r < 1000; r++) {
@@ -167,6 +169,11 @@ static void whole_numbers()
             expect((int8_t)(v[i / 4] >> 8 * (i % 4) & 255u) == (negative ? -level : level),
                    "a value of IQ2_XXS", i);
         }
+        uint32_t nibbles = noise() ^ noise() << 8;
+        cu_fp4_codes(nibbles, v);
+        for (int i = 0; i < 8; i++)
+            expect((int8_t)(v[i / 4] >> 8 * (i % 4) & 255u) == 4 * cu_e2m1(nibbles >> 4 * i & 15u),
+                   "a value of FP4", i);
     }
 }
 

@@ -22,6 +22,10 @@ typedef struct {
 /* Median seconds of one of `calls` calls of what(ctx, i), i rising over all rounds. */
 double seconds(bench *x, void (*what)(bench *x, void *ctx, int i), void *ctx, int calls);
 
+/* The same of calls that are recorded as a graph and replayed together (blocks.c), as decoding does
+ * it. */
+double replayed(bench *x, void (*what)(bench *x, void *ctx, int i), void *ctx, int calls);
+
 /* blocks.c: launches, attention, indexer, top-k, mHC. */
 void measure_blocks(bench *x);
 /* many_tokens.c: x->matrix; products of Flash's matrices with many tokens, dense and by expert. */

@@ -38,8 +38,7 @@ static int by_size(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* Median seconds of one of `calls` calls, replayed together. */
-static double replayed(bench *x, void (*what)(bench *x, void *ctx, int i), void *ctx, int calls)
+double replayed(bench *x, void (*what)(bench *x, void *ctx, int i), void *ctx, int calls)
 {
     cudaGraph_t graph = NULL;
     cudaGraphExec_t exec = NULL;

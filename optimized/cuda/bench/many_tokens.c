@@ -208,7 +208,7 @@ static void one_routed(bench *x, void *ctx, int i)
                         r->together, pairs, r->k, p->x, p->bf16, p->y, p->bf16, &p->room);
     else
         cu_linear_experts(x->s, r->table, &p->w, r->experts, r->list, r->groups, r->n_groups, pairs,
-                          r->k, p->x, p->y, p->bf16);
+                          r->k, p->x, p->y, p->bf16, p->bf16);
 }
 
 static void by_expert(bench *x, many *p)
