@@ -150,8 +150,9 @@ template <int PAIRS> struct int_chunk<DSV4_IQ2_XXS, PAIRS> {
         __device__ __forceinline__ row(const uint8_t *p, uint32_t stride)
         {
             uint32_t t = threadIdx.x % 4, half = (uint32_t)(uintptr_t)(p + 2) & 2u;
-            /* seven bits at 7 t, in units of a row of the table */
-            turn = 7 * t + 8 * half - (stride == 128 ? 7 : stride == 64 ? 6 : 5);
+            /* seven bits at 7 t, in units of a row of the table: -7 to 31. With rows of fewer words
+             * (MOST_COPIES, FEW_COPIES) it would be 32 somewhere, which the funnel takes for 0. */
+            turn = 7 * t + 8 * half - (stride == 4 * MOST_COPIES ? 7 : 6);
             down = 27 - 8 * half;
             asm("" : "+r"(half), "+r"(turn), "+r"(down)); /* once, not in every turn of the loop */
             index = p + 2 + t;

@@ -71,7 +71,7 @@ static size_t shared_bytes(const cu_tensor *w, int warps, gemv_plan plan, int to
 /* What needs least: few sums meet where many warps share a tile. */
 static gemv_plan tightest(bool ints)
 {
-    return {8, SHALLOW, CU_IQ2_COPIES, ints};
+    return {8, SHALLOW, FEW_COPIES, ints};
 }
 
 /* In whole numbers: formats that many tokens multiply in another order than few do in any case;
@@ -321,10 +321,9 @@ static int fixed_split(const cu_tensor *w, bool ints)
 static gemv_plan plan_of(const cu_tensor *w, int warps, gemv_plan of, int tokens, bool deep,
                          bool half)
 {
-    static const gemv_plan plans[] = {{0, DEEP, 32, false},
-                                      {0, SHALLOW, 32, false},
-                                      {0, SHALLOW, 16, false},
-                                      {0, SHALLOW, CU_IQ2_COPIES, false}};
+    static const gemv_plan plans[] = {{0, DEEP, MOST_COPIES, false},
+                                      {0, SHALLOW, MOST_COPIES, false},
+                                      {0, SHALLOW, FEW_COPIES, false}};
     gemv_plan p = of;
     for (size_t i = 0; i < sizeof plans / sizeof *plans; i++) {
         p = plans[i];
@@ -344,7 +343,7 @@ static int blocks_within(const cu_tensor *w, int warps, int tokens, int64_t time
     gemv_cost c = cost_of(w);
     int best = 0, fixed = fixed_split(w, plan->ints);
     for (int s = 1; s <= warps; s *= 2) {
-        gemv_plan least = {s, SHALLOW, CU_IQ2_COPIES, plan->ints};
+        gemv_plan least = {s, SHALLOW, FEW_COPIES, plan->ints};
         if ((fixed != 0 && s != fixed) || shared_bytes(w, warps, least, tokens) > most_shared())
             continue;
         int64_t each = (int64_t)((c.chunks + s - 1) / s) * c.bytes + c.end, turns = time / each;

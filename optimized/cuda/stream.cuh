@@ -94,7 +94,7 @@ enum { MOST_TOKENS = 4 };
 
 /* How a block goes about a matrix. depth: units in a warp's ring, SHALLOW to DEEP; copies: of each
  * of IQ2_XXS's words in shared memory, for the lanes that share one; ints: in whole numbers. */
-enum { SHALLOW = 2, DEEP = 3 };
+enum { SHALLOW = 2, DEEP = 3, FEW_COPIES = 16, MOST_COPIES = 32 };
 typedef struct {
     int split, depth, copies;
     bool ints;
