@@ -453,7 +453,7 @@ static void cases_hc_mix(kernel_run *k)
             EACH_FILL(f)
             {
                 int hc = streams[s], width = hc * dims[d], rows = (2 + hc) * hc;
-                int n = dims[d] == 256 ? 9 : d % 3 + 1;
+                int n = dims[d] == 256 ? 33 : d % 3 + 1; /* more than a device has clusters */
                 dsv4_tensor fn;
                 if (!case_begin(k, hc == 4 && width == 4 * 4096 && f == FILL_NOISE,
                                 "hc_mix/hc=%d,dim=%d,n=%d/%s", hc, dims[d], n, fill_name(f)))
