@@ -31,10 +31,26 @@ static int together_of(const cu_experts_args *a)
     return cu_expert_tokens(shapes, 3, a->n * a->k, a->n_experts, a->deployed, &a->room);
 }
 
+/* One token's product with a matrix of its expert number i. */
+static cu_segment of_expert(const cu_experts_args *a, const cu_tensor *shape,
+                            const cu_tensor *table, int i, const float *x, float *y)
+{
+    return (cu_segment){.w = *shape,
+                        .table = table,
+                        .index = a->experts + i,
+                        .x = x,
+                        .ldx = shape->cols,
+                        .y = y,
+                        .ldy = shape->rows,
+                        .bf16 = a->deployed,
+                        .x_bf16 = a->deployed,
+                        .one_order = a->one_order};
+}
+
 /* a.gate, a.up of every pair. */
 static void gate_up(cu_stream s, const cu_experts_args *a, const float *x, int together)
 {
-    int64_t D = a->w1.cols, F = a->w1.rows;
+    int64_t F = a->w1.rows;
     cu_segment g[CU_MOST_SEGMENTS];
     cu_label("products: experts' gate, up");
     if (a->n > 1) {
@@ -44,26 +60,8 @@ static void gate_up(cu_stream s, const cu_experts_args *a, const float *x, int t
     for (int first = 0; a->n == 1 && first < a->k; first += CU_MOST_SEGMENTS / 2) {
         int count = 0;
         for (int i = first; i < a->k && i < first + CU_MOST_SEGMENTS / 2; i++) {
-            g[count++] = (cu_segment){.w = a->w1,
-                                      .table = a->t1,
-                                      .index = a->experts + i,
-                                      .x = x,
-                                      .ldx = D,
-                                      .y = a->gate + i * F,
-                                      .ldy = F,
-                                      .bf16 = a->deployed,
-                                      .x_bf16 = a->deployed,
-                                      .one_order = a->one_order};
-            g[count++] = (cu_segment){.w = a->w3,
-                                      .table = a->t3,
-                                      .index = a->experts + i,
-                                      .x = x,
-                                      .ldx = D,
-                                      .y = a->up + i * F,
-                                      .ldy = F,
-                                      .bf16 = a->deployed,
-                                      .x_bf16 = a->deployed,
-                                      .one_order = a->one_order};
+            g[count++] = of_expert(a, &a->w1, a->t1, i, x, a->gate + i * F);
+            g[count++] = of_expert(a, &a->w3, a->t3, i, x, a->up + i * F);
         }
         cu_linear_group(s, g, count, 1);
     }
@@ -82,17 +80,8 @@ static void down(cu_stream s, const cu_experts_args *a, const cu_segment *shared
     if (a->n > 1)
         products(s, a, a->t2, &a->w2, together, 1, a->gate, a->y);
     for (int i = 0; a->n == 1 && i < a->k; i++) {
-        g[count] = (cu_segment){.w = a->w2,
-                                .table = a->t2,
-                                .index = a->experts + i,
-                                .x = a->gate + i * F,
-                                .ldx = F,
-                                .y = a->y + i * D,
-                                .ldy = D,
-                                .bf16 = a->deployed,
-                                .x_bf16 = a->deployed,
-                                .settled = shared != NULL,
-                                .one_order = a->one_order};
+        g[count] = of_expert(a, &a->w2, a->t2, i, a->gate + i * F, a->y + i * D);
+        g[count].settled = shared != NULL;
         if (gated) {
             g[count].limit = a->limit;
             g[count].up = a->up + i * F;
