@@ -94,22 +94,6 @@ __device__ __forceinline__ void send_four(float *p, uint64_t *barrier, int rank,
         "r"(__float_as_uint(v.w)), "r"(in_block(barrier, rank))
         : "memory");
 }
-
-/* Bytes of this block's memory, which may not be written again before block `rank` has them; they
- * were written before a barrier, each thread's behind shown(). */
-__device__ __forceinline__ void send_all(float *to, const float *from, uint64_t *barrier, int rank,
-                                         int bytes)
-{
-    asm volatile("cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%0], "
-                 "[%1], %2, [%3];" ::"r"(in_block(to, rank)),
-                 "r"(shared_at(from)), "r"(bytes), "r"(in_block(barrier, rank))
-                 : "memory");
-}
-
-__device__ __forceinline__ void shown()
-{
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-}
 #endif
 
 #endif

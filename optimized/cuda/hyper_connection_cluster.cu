@@ -39,7 +39,7 @@ template <> struct enter_weights<1> {
 template <int TOKENS> struct enter_room : enter_weights<TOKENS> {
     enum { SUMS = EACH * TOKENS };                /* [token][mix], the squares behind the mixes */
     float x[TOKENS][4 * (ENTER_MOST / TOGETHER)]; /* [token][4][this block's columns] */
-    float part[ENTER_WARPS][SUMS], mine[SUMS], brief[TOKENS * BRIEF];
+    float part[ENTER_WARPS][SUMS], brief[TOKENS * BRIEF];
     float from[TOGETHER][EACH]; /* of each block: sums of token `rank`; of all tokens: */
     float briefs[TOGETHER][TOKENS * BRIEF];
     float powers[TOGETHER][TOKENS]; /* of the collapsed columns, likewise */
@@ -451,20 +451,17 @@ static __global__ void __launch_bounds__((ENTER_WARPS + 1) * 32, TOKENS == 1 ? 2
         for (int at = threadIdx.x * 4; at < tokens * EACH; at += WORKERS * 4) {
             float4 v = four_sums(room, at);
             int token = at / EACH, four = at % EACH;
-            *(float4 *)(void *)&room.mine[at] = v;
+            send_four(&room.from[rank][four], &room.sums_came, token, v);
             if (four == 0 || four == MIXES)
                 *(float4 *)(void *)&room.brief[token * BRIEF + four / MIXES * 4] = v;
         }
-        shown();
         if (!MUTANT(67))
             sync_workers();
-        int to = lane % TOGETHER; /* of the warps that had least to add */
-        if (warp == ENTER_WARPS - 1 && lane < TOGETHER)
-            send_all(room.briefs[rank], room.brief, &room.sums_came, to,
-                     tokens * BRIEF * (int)sizeof(float));
-        else if (warp == ENTER_WARPS - 2 && lane < TOGETHER && to < tokens)
-            send_all(room.from[rank], room.mine + to * EACH, &room.sums_came, to,
-                     EACH * (int)sizeof(float));
+        for (int i = threadIdx.x; i < tokens * (BRIEF / 4) * TOGETHER; i += WORKERS) {
+            int four = i / TOGETHER * 4;
+            send_four(&room.briefs[rank][four], &room.sums_came, i % TOGETHER,
+                      *(const float4 *)(const void *)&room.brief[four]);
+        }
     }
     if (!MUTANT(44))
         await(&room.sums_came);
