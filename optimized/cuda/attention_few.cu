@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "attention.cuh"
+#include "queries.cuh"
 
 enum {
     WAVE = 3,           /* tiles at a time */
@@ -14,8 +15,10 @@ enum {
     KEPT = 1,           /* parts of a row that are turned in registers */
     /* Strides at which neither those who write meet in a bank nor those who read. */
     DOTS = ROWS + 4,
-    WEIGHTS = TILE + 8
+    WEIGHTS = TILE + 8,
+    TURNED = MOST_DIM + 16
 };
+static_assert((int)MOST_DIM <= (int)QUERY_MOST, "a warp turns a head");
 
 typedef struct {
     __align__(16) uint4 q[WARPS][STEPS][32]; /* first two parts, fragments in order of lane */
@@ -25,6 +28,12 @@ typedef struct {
     uint16_t p[3][WAVE][8][WEIGHTS];              /* the weights' parts */
     float shrink[WAVE][8];                        /* of what was summed before a tile */
 } few_room;
+
+/* And of raw queries. */
+typedef struct {
+    few_room room;
+    float q[8][TURNED]; /* the heads, normalised and turned */
+} raw_room;
 
 /* Which of a step's columns a lane has as values once they are turned, and the second one further
  * on: lane t brought four columns of a row, two of which were turned together. */
@@ -46,13 +55,16 @@ template <int PARTS> __device__ __forceinline__ void turn_parts(uint32_t f[3][4]
     }
 }
 
-/* grid: splits, groups of 8 heads, tokens */
+/* grid: splits, groups of 8 heads, tokens. RAW: every block turns its eight heads, a warp one,
+ * while its rows are on their way. */
+template <bool RAW>
 static __global__ void __launch_bounds__(THREADS, 1)
-    attention_few(const __grid_constant__ cu_attention_args a, float scale)
+    attention_few(const __grid_constant__ cu_attention_args a, float scale, bool bf16)
 {
     let_next_start();
     extern __shared__ __align__(16) uint8_t memory[];
     few_room *room = (few_room *)(void *)memory;
+    raw_room *raw = (raw_room *)(void *)memory;
     int64_t i = blockIdx.z;
     int head0 = 8 * (int)blockIdx.y, dim = a.dim, split = (int)blockIdx.x;
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
@@ -71,13 +83,17 @@ static __global__ void __launch_bounds__(THREADS, 1)
     int each = (tiles + a.splits - 1) / a.splits, begin = split * each;
     said[0] = listed(&r, begin * TILE + lane);
     said[1] = listed(&r, begin * TILE + 32 + at);
+    const float *heads = a.q + (i * a.heads + head0) * dim; /* of this block */
+    const float *cosine = a.cosine + i * (a.rope / 2), *sine = a.sine + i * (a.rope / 2);
     float4 q[STEPS];
-    {
-        const float *from = a.q + (i * a.heads + head0 + g) * dim + c0 + 4 * t;
+    raw_query mine;
+    if (RAW)
+        mine = load_query(heads + warp * dim, dim, a.rope, cosine, sine, head0 + warp < a.heads);
+    else
 #pragma unroll
         for (int k = 0; k < STEPS; k++)
-            q[k] = load_there(from + 16 * k, head0 + g < a.heads && c0 + 16 * k + 4 * t < dim);
-    }
+            q[k] = load_there(heads + g * dim + c0 + 16 * k + 4 * t,
+                              head0 + g < a.heads && c0 + 16 * k + 4 * t < dim);
     r = range_of(&a, pos0, i);
     bool other = r.list == NULL || r.total != expected || r.window != a.window_size;
     tiles = (r.total + TILE - 1) / TILE;
@@ -86,7 +102,7 @@ static __global__ void __launch_bounds__(THREADS, 1)
     int end = begin + each < tiles ? begin + each : tiles;
 
     const float *row[2]; /* of tiles 0 and 1, by lane, and of tile 2 */
-    float4 raw[WAVE][STEPS][2];
+    float4 rows[WAVE][STEPS][2];
     unsigned seen[2]; /* bits: rows of tiles 0 and 1, of tile 2 */
     auto ask = [&](int tile) {
         if (other) {
@@ -105,13 +121,28 @@ static __global__ void __launch_bounds__(THREADS, 1)
 #pragma unroll
                 for (int k = 0; k < STEPS; k++) {
                     int c = c0 + 16 * k + 4 * t;
-                    raw[m][k][e] = load_there(from + c, from != NULL && c < dim);
+                    rows[m][k][e] = load_there(from + c, from != NULL && c < dim);
                 }
             }
         other = true; /* the next ones were not asked for ahead */
     };
     ask(begin);
 
+    if (RAW) {
+        float *to = raw->q[warp];
+        norm_query(&mine, to, dim, a.eps, bf16);
+        if (!MUTANT(52)) /* not turned */
+            turn_tail(to, dim, a.rope, mine.cosine, mine.sine, cosine, sine, bf16,
+                      head0 + warp < a.heads);
+        if (!MUTANT(51)) /* heads taken before every warp has turned its own */
+            __syncthreads();
+#pragma unroll
+        for (int k = 0; k < STEPS; k++) {
+            int c = c0 + 16 * k + 4 * t;
+            q[k] = head0 + g < a.heads && c < dim ? *(const float4 *)(const void *)&raw->q[g][c]
+                                                  : make_float4(0, 0, 0, 0);
+        }
+    }
     uint32_t below = 0;
     float size = 0;
 #pragma unroll
@@ -137,8 +168,8 @@ static __global__ void __launch_bounds__(THREADS, 1)
             size = 0;
 #pragma unroll
             for (int k = 0; k < STEPS; k++) {
-                size += size_of_four(raw[m][k][0]) + size_of_four(raw[m][k][1]);
-                low |= bits_below(raw[m][k][0]) | bits_below(raw[m][k][1]);
+                size += size_of_four(rows[m][k][0]) + size_of_four(rows[m][k][1]);
+                low |= bits_below(rows[m][k][0]) | bits_below(rows[m][k][1]);
             }
             plain |= __any_sync(0xffffffffu, !has_parts(size)) ? 1u << m : 0u;
         }
@@ -153,7 +184,7 @@ static __global__ void __launch_bounds__(THREADS, 1)
 #pragma unroll
                 for (int m = 0; m < WAVE; m++) {
                     uint32_t x[3][4];
-                    split_rows<AS>(raw[m][k][0], raw[m][k][1], x);
+                    split_rows<AS>(rows[m][k][0], rows[m][k][1], x);
                     mma_parts<1>(&dot[m][0], x, &b, AS, BS);
                     turn_parts<AS ? KEPT : 1>(x);
 #pragma unroll
@@ -184,14 +215,14 @@ static __global__ void __launch_bounds__(THREADS, 1)
             int columns = dim - c0 < OWN ? dim - c0 : OWN;
 #pragma unroll 1
             for (int u = 0; u < WAVE * 4; u++) {
-                int m = u / 4, e = u % 4, head = head0 + 2 * t + e % 2;
-                const float *x = a.q + (i * a.heads + head) * dim + c0;
+                int m = u / 4, e = u % 4, h = 2 * t + e % 2;
                 const float *y = from_lane(m < 2 ? row[0] : row[1], m % 2 * TILE + e / 2 * 8 + g);
                 float sum = 0;
-                for (int c = 0; head < a.heads && y != NULL && c < columns; c++)
-                    sum = fmaf(__ldcg(x + c), __ldcg(y + c0 + c), sum);
+                for (int c = c0; head0 + h < a.heads && y != NULL && c < c0 + columns; c++)
+                    sum = fmaf(RAW ? raw->q[h][c] : __ldcg(heads + h * dim + c), __ldcg(y + c),
+                               sum);
                 if ((plain >> m & 1u) != 0 || q_plain)
-                    room->part[warp][2 * t + e % 2][m * TILE + e / 2 * 8 + g] = sum;
+                    room->part[warp][h][m * TILE + e / 2 * 8 + g] = sum;
             }
         }
         if (!MUTANT(42)) /* scores added up before every warp has its share */
@@ -367,17 +398,38 @@ static __global__ void __launch_bounds__(THREADS, 1)
     }
 }
 
-bool cu_attention_few(cu_stream s, const cu_attention_args *a)
+enum { FEW = 2 }; /* tokens */
+
+static bool takes(int64_t n, int dim, size_t shared)
 {
-    enum { FEW = 2 };
+    return n <= FEW && dim % 4 == 0 && dim > NARROWEST && cu_most_shared() >= shared;
+}
+
+extern "C" bool cu_attention_takes_raw(int64_t n, int dim, int rope)
+{
+    return takes(n, dim, sizeof(raw_room)) && dim <= MOST_DIM && rope % 2 == 0 && rope <= dim;
+}
+
+template <bool RAW>
+static void launch(cu_stream s, const cu_attention_args *a, size_t shared, bool bf16)
+{
     static bool raised;
-    if (a->n > FEW || a->dim % 4 != 0 || cu_most_shared() < sizeof(few_room))
-        return false;
+    void (*kernel)(cu_attention_args, float, bool) = attention_few<RAW>;
     if (!raised)
-        raised = cudaFuncSetAttribute(attention_few, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                      (int)sizeof(few_room)) == cudaSuccess;
+        raised = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                      (int)shared) == cudaSuccess;
     dim3 grid((unsigned)a->splits, cu_blocks(a->heads, 8), (unsigned)a->n);
-    LAUNCH("attention", a->n * a->heads * a->dim, attention_few, grid, THREADS, sizeof(few_room), s,
-           *a, (float)(1.0 / sqrt((double)a->dim)));
+    LAUNCH("attention", a->n * a->heads * a->dim, kernel, grid, THREADS, shared, s, *a,
+           (float)(1.0 / sqrt((double)a->dim)), bf16);
+}
+
+bool cu_attention_few(cu_stream s, const cu_attention_args *a, bool bf16)
+{
+    if (!takes(a->n, a->dim, sizeof(few_room)))
+        return false;
+    if (a->raw)
+        launch<true>(s, a, sizeof(raw_room), bf16);
+    else
+        launch<false>(s, a, sizeof(few_room), bf16);
     return true;
 }

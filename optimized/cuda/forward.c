@@ -7,6 +7,7 @@
  * piece of one conversation or one token each of several (batch.c); the latter differ in what
  * touches the state of a conversation, and nowhere else. */
 #include <math.h>
+#include <stdlib.h>
 
 #include "session.h"
 
@@ -248,8 +249,21 @@ static void index_queries(dsv4_cuda_session *s, int layer, const block *b)
     cu_tap(s, DSV4_TAP_INDEXER_Q, layer, b->pos0, b->n, s->index_q, width, width);
 }
 
-static bool queries_together(dsv4_cuda_session *s, int ratio, int layer, const float *cosine,
-                             const float *sine, const block *b)
+/* Will attention turn the queries itself? */
+static bool raw_queries(const dsv4_cuda_session *s, int ratio, int layer, const block *b)
+{
+    const dsv4_config *c = &s->d->model->config;
+    const char *X = getenv("DSV4_X");
+    int xx = X ? atoi(X) : 9;
+    if (xx == 0 || (xx == 1 && ratio == 4))
+        return false;
+    return s->n_members == 0 && cu_attention_takes_raw(b->n, c->head_dim, c->qk_rope_head_dim) &&
+           !cu_hears(s, DSV4_TAP_Q, layer, b->pos0, b->n);
+}
+
+/* raw: the indexer's alone. */
+static bool queries_together(dsv4_cuda_session *s, int ratio, bool raw, int layer,
+                             const float *cosine, const float *sine, const block *b)
 {
     const dsv4_config *c = &s->d->model->config;
     int index_heads = ratio == 4 ? c->index_n_heads : 0;
@@ -262,7 +276,7 @@ static bool queries_together(dsv4_cuda_session *s, int ratio, int layer, const f
                          .numerics = (int)s->options.numerics,
                          .eps = c->rms_norm_eps,
                          .q = s->q,
-                         .heads = c->num_attention_heads,
+                         .heads = raw ? 0 : c->num_attention_heads,
                          .dim = c->head_dim,
                          .rope = c->qk_rope_head_dim,
                          .cosine = cosine,
@@ -313,11 +327,12 @@ static void choose_rows(dsv4_cuda_session *s, int number, int layer, const part 
     cu_tap(s, DSV4_TAP_INDEXER_TOPK, layer, p->pos0, p->n, topk, k, k);
 }
 
-/* turned: the results are turned back, too. */
-static void attend_part(dsv4_cuda_session *s, const cu_layer *w, int number, int ratio, bool turned,
-                        const part *p)
+/* raw: the queries are normalised and turned, too; back: the results are turned back, too. */
+static void attend_part(dsv4_cuda_session *s, const cu_layer *w, int number, int ratio, bool raw,
+                        bool back, const part *p)
 {
     const dsv4_config *c = &s->d->model->config;
+    int64_t angles = p->first * (c->qk_rope_head_dim / 2);
     int H = c->num_attention_heads, d = c->head_dim;
     const cu_layer_state *state = &p->of->layers[number];
     int64_t most = ratio > 0 ? state->compressor.cap_rows : 0;
@@ -335,13 +350,13 @@ static void attend_part(dsv4_cuda_session *s, const cu_layer *w, int number, int
                            .topk = ratio == 4 ? s->topk + p->first * c->index_topk : NULL,
                            .k = c->index_topk,
                            .sink = w->sink,
-                           .scratch = s->attention_scratch + p->first * s->attention_each};
-    if (turned) {
-        int64_t at = p->first * (c->qk_rope_head_dim / 2);
-        a.rope = c->qk_rope_head_dim;
-        a.cosine = (ratio > 0 ? s->cos_compress : s->cos_plain) + at;
-        a.sine = (ratio > 0 ? s->sin_compress : s->sin_plain) + at;
-    }
+                           .scratch = s->attention_scratch + p->first * s->attention_each,
+                           .raw = raw,
+                           .back = back,
+                           .rope = c->qk_rope_head_dim,
+                           .cosine = (ratio > 0 ? s->cos_compress : s->cos_plain) + angles,
+                           .sine = (ratio > 0 ? s->sin_compress : s->sin_plain) + angles,
+                           .eps = c->rms_norm_eps};
     a.splits = cu_attention_splits(c->sliding_window + (ratio == 4 ? a.k : most));
     cu_attention(p->stream, &a, s->heads + p->first * H * d, deployed(s));
 }
@@ -377,8 +392,9 @@ static void attend(dsv4_cuda_session *s, const cu_layer *w, int number, int rati
     if (ratio == 4)
         product(s, &g, &w->index_wq_b, s->q_lora, s->linear_in, n, s->index_q, false);
     flush(s, &g, "products: wq_b, index queries");
-    bool turned = queries_together(s, ratio, layer, cosine, sine, b);
-    if (!turned)
+    bool raw = raw_queries(s, ratio, layer, b);
+    bool turned = queries_together(s, ratio, raw, layer, cosine, sine, b);
+    if (!turned && !raw)
         queries(s, layer, cosine, sine, b);
 
     const cu_layer_state *state = s->n_members > 0 ? NULL : &s->layers[number];
@@ -401,7 +417,7 @@ static void attend(dsv4_cuda_session *s, const cu_layer *w, int number, int rati
         part p = part_of(s, b, i);
         if (ratio == 4)
             choose_rows(s, number, layer, &p);
-        attend_part(s, w, number, ratio, back, &p);
+        attend_part(s, w, number, ratio, raw, back, &p);
     }
     cu_join(s);
     if (!back) {

@@ -209,12 +209,16 @@ typedef struct {
     const float *sink;
     float *scratch; /* cu_attention_scratch floats */
     int splits;     /* of the rows of a token */
-    /* rope > 0, where cu_attention_turns says so: results turned back by these angles [n][rope/2],
-     * as cu_rope does, in their last `rope` columns. */
+    /* Angles [n][rope/2] of the last `rope` columns, for: results turned back (back), as cu_rope
+     * does, where cu_attention_turns says so; q as the product gave it (raw): it is normalised by
+     * eps and turned, as cu_head_norm and cu_rope do, where cu_attention_takes_raw says so. */
+    bool back, raw;
     int rope;
     const float *cosine, *sine;
+    float eps;
 } cu_attention_args;
 bool cu_attention_turns(int64_t n, int dim, int rope);
+bool cu_attention_takes_raw(int64_t n, int dim, int rope);
 int cu_attention_splits(int64_t rows); /* the most rows that a token can see */
 int64_t cu_attention_scratch(int64_t n, int heads, int dim, int splits);
 void cu_attention(cu_stream s, const cu_attention_args *a, float *out, bool bf16);
