@@ -337,9 +337,10 @@ typedef struct {
     bool back;
 } attention_shape;
 
-static void attention_runs(bed *b, const char *what, bool raw, const attention_shape *of)
+static void attention_runs(bed *b, const char *what, bool raw, bool settled,
+                           const attention_shape *of)
 {
-    char text[96];
+    char text[112];
     int ratio = of->ratio, k = of->k;
     int64_t n = of->n, heads = of->heads, dim = of->dim;
     int64_t most = ratio > 0 ? (of->pos0 + n) / ratio : 0;
@@ -352,12 +353,14 @@ static void attention_runs(bed *b, const char *what, bool raw, const attention_s
                               .most_rows = most,
                               .k = k,
                               .raw = raw,
+                              .settled = settled,
+                              .bf16_rows = b->numerics != DSV4_MATH,
                               .back = of->back,
                               .rope = of->rope}};
     c.a.splits = cu_attention_splits(of->window + (ratio == 4 ? k : most));
-    snprintf(text, sizeof text, "%s/heads=%d,dim=%d,rope=%d,window=%d,ratio=%d,pos=%d,n=%d%s", what,
-             of->heads, of->dim, of->rope, of->window, ratio, of->pos0, of->n,
-             raw && of->back ? " back" : "");
+    snprintf(text, sizeof text, "%s/heads=%d,dim=%d,rope=%d,window=%d,ratio=%d,pos=%d,n=%d%s%s",
+             what, of->heads, of->dim, of->rope, of->window, ratio, of->pos0, of->n,
+             raw && of->back ? " back" : "", settled ? " settled" : "");
     if ((of->back && !cu_attention_turns(n, of->dim, of->rope)) ||
         (raw && !cu_attention_takes_raw(n, of->dim, of->rope)) || !bed_wanted(b, text))
         return;
@@ -390,20 +393,22 @@ void check_attention(bed *b)
         {2, 8, 256, 32, 20, 4, 16, 9, true},       {1, 3, 34, 2, 4, 4, 3, 0, true}};
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
         EACH_KIND(b)
-            attention_runs(b, "attention_turned", false, &shapes[i]);
+    attention_runs(b, "attention_turned", false, false, &shapes[i]);
 }
 
 /* Heads wider than a warp's row of angles; fewer than eight; some without a value that is not
- * finite beside others that have one; the first token; and rows for three rounds of a block. */
+ * finite beside others that have one; the first token; rows for three rounds of a block; and all
+ * that with a rehearsal (settled: everything is there before). */
 void check_raw_attention(bed *b)
 {
     static const attention_shape shapes[] = {
-        {1, 64, 512, 64, 128, 4, 512, 4095, true},  {1, 64, 512, 64, 128, 128, 0, 4095, true},
-        {1, 64, 512, 64, 128, 0, 0, 300, false},    {2, 9, 36, 4, 20, 4, 6, 77, true},
-        {1, 5, 48, 16, 8, 0, 0, 3, true},           {2, 8, 256, 200, 20, 4, 16, 9, false},
-        {1, 3, 500, 500, 4, 4, 3, 0, true},         {2, 17, 80, 0, 40, 128, 0, 515, false},
+        {1, 64, 512, 64, 128, 4, 512, 4095, true}, {1, 64, 512, 64, 128, 128, 0, 4095, true},
+        {1, 64, 512, 64, 128, 0, 0, 300, false},   {2, 9, 36, 4, 20, 4, 6, 77, true},
+        {1, 5, 48, 16, 8, 0, 0, 3, true},          {2, 8, 256, 200, 20, 4, 16, 9, false},
+        {1, 3, 500, 500, 4, 4, 3, 0, true},        {2, 17, 80, 0, 40, 128, 0, 515, false},
         {1, 1, 132, 32, 700, 2, 0, 2000, true}};
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
         EACH_KIND(b)
-            attention_runs(b, "attention_raw", true, &shapes[i]);
+    for (int settled = 0; settled < 2; settled++)
+        attention_runs(b, "attention_raw", true, settled != 0, &shapes[i]);
 }

@@ -7,7 +7,6 @@
  * piece of one conversation or one token each of several (batch.c); the latter differ in what
  * touches the state of a conversation, and nowhere else. */
 #include <math.h>
-#include <stdlib.h>
 
 #include "session.h"
 
@@ -250,13 +249,9 @@ static void index_queries(dsv4_cuda_session *s, int layer, const block *b)
 }
 
 /* Will attention turn the queries itself? */
-static bool raw_queries(const dsv4_cuda_session *s, int ratio, int layer, const block *b)
+static bool raw_queries(const dsv4_cuda_session *s, int layer, const block *b)
 {
     const dsv4_config *c = &s->d->model->config;
-    const char *X = getenv("DSV4_X");
-    int xx = X ? atoi(X) : 9;
-    if (xx == 0 || (xx == 1 && ratio == 4))
-        return false;
     return s->n_members == 0 && cu_attention_takes_raw(b->n, c->head_dim, c->qk_rope_head_dim) &&
            !cu_hears(s, DSV4_TAP_Q, layer, b->pos0, b->n);
 }
@@ -308,28 +303,31 @@ static part part_of(const dsv4_cuda_session *s, const block *b, int64_t i)
     return (part){s, s->stream, 0, b->n, b->pos0, b->pos};
 }
 
-static void choose_rows(dsv4_cuda_session *s, int number, int layer, const part *p)
+/* Whether attention's list is the only thing that is not settled behind it (there are scores). */
+static bool choose_rows(dsv4_cuda_session *s, int number, int layer, const part *p)
 {
     const dsv4_config *c = &s->d->model->config;
     const cu_compressor_state *rows = &p->of->layers[number].indexer;
     int heads = c->index_n_heads, dim = c->index_head_dim, k = c->index_topk;
     int64_t cap = rows->cap_rows, ld = s->options.max_positions / 4 + 1;
+    int64_t seen = s->taps != NULL ? (p->pos0 + p->n) / rows->ratio : cap;
     float *scores = s->scores + p->first * ld;
     int32_t *topk = s->topk + p->first * k;
     cu_indexer_scores(p->stream, s->index_q + p->first * heads * dim, rows->rows,
-                      s->index_w + p->first * heads, heads, dim, p->n,
-                      s->taps != NULL ? (p->pos0 + p->n) / rows->ratio : cap, p->pos, rows->ratio,
+                      s->index_w + p->first * heads, heads, dim, p->n, seen, p->pos, rows->ratio,
                       deployed(s), scores, ld);
     for (int64_t i = 0; s->taps != NULL && i < p->n; i++)
         cu_tap(s, DSV4_TAP_INDEXER_SCORES, layer, p->pos0 + i, 1, scores + i * ld,
                (p->pos0 + i + 1) / rows->ratio, ld);
     cu_topk(p->stream, scores, ld, p->n, cap, p->pos, rows->ratio, k, topk);
     cu_tap(s, DSV4_TAP_INDEXER_TOPK, layer, p->pos0, p->n, topk, k, k);
+    return seen > 0;
 }
 
-/* raw: the queries are normalised and turned, too; back: the results are turned back, too. */
+/* raw: the queries are normalised and turned, too (settled: as cu_attention_args has it); back: the
+ * results are turned back, too. */
 static void attend_part(dsv4_cuda_session *s, const cu_layer *w, int number, int ratio, bool raw,
-                        bool back, const part *p)
+                        bool settled, bool back, const part *p)
 {
     const dsv4_config *c = &s->d->model->config;
     int64_t angles = p->first * (c->qk_rope_head_dim / 2);
@@ -352,6 +350,8 @@ static void attend_part(dsv4_cuda_session *s, const cu_layer *w, int number, int
                            .sink = w->sink,
                            .scratch = s->attention_scratch + p->first * s->attention_each,
                            .raw = raw,
+                           .settled = settled,
+                           .bf16_rows = steps(s),
                            .back = back,
                            .rope = c->qk_rope_head_dim,
                            .cosine = (ratio > 0 ? s->cos_compress : s->cos_plain) + angles,
@@ -388,11 +388,14 @@ static void attend(dsv4_cuda_session *s, const cu_layer *w, int number, int rati
     bool rows = rows_together(s, w, number, ratio, rounds, layer, cosine, sine, b);
     if (!rows)
         query_row(s, w, rounds, layer, b);
+    bool raw = raw_queries(s, layer, b), settled = false;
     product(s, &g, &w->wq_b, s->q_lora, s->linear_in, n, s->q, false);
-    if (ratio == 4)
+    if (raw && ratio != 4) { /* attention comes next: its rows are there, if these were made */
+        settled = rows && (ratio == 0 || compresses_with_rows(s, b)) && cu_linear_streams(&w->wq_b);
+        g.seg[0].late = settled;
+    } else if (ratio == 4)
         product(s, &g, &w->index_wq_b, s->q_lora, s->linear_in, n, s->index_q, false);
     flush(s, &g, "products: wq_b, index queries");
-    bool raw = raw_queries(s, ratio, layer, b);
     bool turned = queries_together(s, ratio, raw, layer, cosine, sine, b);
     if (!turned && !raw)
         queries(s, layer, cosine, sine, b);
@@ -416,8 +419,8 @@ static void attend(dsv4_cuda_session *s, const cu_layer *w, int number, int rati
     for (int64_t i = 0; i < parts_of(s); i++) {
         part p = part_of(s, b, i);
         if (ratio == 4)
-            choose_rows(s, number, layer, &p);
-        attend_part(s, w, number, ratio, raw, back, &p);
+            settled = choose_rows(s, number, layer, &p);
+        attend_part(s, w, number, ratio, raw, settled, back, &p);
     }
     cu_join(s);
     if (!back) {
