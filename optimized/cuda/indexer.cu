@@ -205,7 +205,7 @@ static __global__ void indexer_scores_wide(const float *q, const float *rows, co
                                            int ratio, bool bf16, float *scores, int64_t ld)
 {
     wait_for_previous();
-    let_next_start();
+    let_next_start(); /* no sooner */
     int64_t i = blockIdx.y, row = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
     float total = 0;
     if (row >= visible_rows(n_rows, pos0, ratio, i))
@@ -427,34 +427,36 @@ __device__ __forceinline__ void topk_any(const float *scores, int64_t n, int kep
         out[i] = (int32_t)(0xffffffffu - (uint32_t)best[i]);
 }
 
-/* A token's. Groups of threads each name the best key they hold: the worst of those is a
+/* A block a token. Groups of threads each name the best key they hold: the worst of those is a
  * bound that more than k keys reach. The keys from there on are spread over bins, the bins' places
  * counted from the best down, and the keys put there, up to the bin that holds the k-th best:
  * within its bin a key is ranked against the others. Keys too many for the room or too close
- * together go the long way. live: else it is a rehearsal, of n scores that are made up, on both sides
- * of zero, as those of few rows are. */
-__device__ __forceinline__ void select(const float *scores, int64_t n, bool quads, int k,
-                                       int sorted, int most, select_room &r, uint64_t *best,
-                                       int32_t *out, bool live)
+ * together go the long way. */
+static __global__ void __launch_bounds__(SELECT_THREADS, 1)
+    topk(const float *all_scores, int64_t ld, int64_t n_rows, const int64_t *pos0, int ratio, int k,
+         int sorted, int most, int32_t *all_out)
 {
+    begin();
+    extern __shared__ uint64_t best[]; /* [most], at least sorted: a power of two, at least k */
+    __shared__ select_room r;
+    int64_t token = blockIdx.x, n = visible_rows(n_rows, pos0, ratio, token);
+    const float *scores = all_scores + token * ld;
+    int32_t *out = all_out + token * k;
     int t = threadIdx.x, lane = t % 32, warp = t / 32;
     int kept = n < k ? (int)n : k;
-    for (int i = kept + t; i < k && live; i += SELECT_THREADS)
+    for (int i = kept + t; i < k; i += SELECT_THREADS)
         out[i] = -1;
     if (kept <= 0)
         return;
     /* The first HELD * SELECT_THREADS keys stay in registers: loaded together, read again. */
     uint32_t held[HELD], high = 0;
     float score[HELD];
+    bool quads = ld % 4 == 0 && (uintptr_t)scores % 16 == 0;
     auto row_of = [=](int i) {
         return quads ? i / 4 * 4 * SELECT_THREADS + 4 * t + i % 4 : i * SELECT_THREADS + t;
     };
     /* No branch by row: the loads must not wait for each other. */
-    if (!live) {
-#pragma unroll
-        for (int i = 0; i < HELD; i++)
-            score[i] = (float)(row_of(i) - kept / 2);
-    } else if (quads) {
+    if (quads) {
 #pragma unroll
         for (int i = 0; i < HELD; i += 4) {
             int at = row_of(i);
@@ -599,38 +601,14 @@ __device__ __forceinline__ void select(const float *scores, int64_t n, bool quad
         for (int j = rank, last = end; j < last; j++)
             rank += best[j] > x ? 1 : 0;
         /* A row's number is kept reversed: of equal keys the lowest row is the largest. */
-        if (rank < k && live)
+        if (rank < k)
             out[rank] = (int32_t)(0xffffffffu - (uint32_t)x);
-    }
-}
-
-/* A block a token. It starts long before its scores are there. */
-static __global__ void __launch_bounds__(SELECT_THREADS, 1)
-    topk(const float *all_scores, int64_t ld, int64_t n_rows, const int64_t *pos0, int ratio, int k,
-         int sorted, int most, int32_t *all_out, cu_rounds rounds)
-{
-    let_next_start();
-    extern __shared__ uint64_t best[]; /* [most], at least sorted: a power of two, at least k */
-    __shared__ select_room r;
-    int64_t token = blockIdx.x;
-    const float *scores = all_scores + token * ld;
-    bool quads = ld % 4 == 0 && (uintptr_t)scores % 16 == 0;
-#pragma unroll 1
-    for (int round = rounds.first; round < rounds.end; round++) {
-        bool live = round == 1;
-        if (live && !MUTANT(56)) /* scores that are not there yet */
-            wait_for_previous();
-        int64_t n = live ? visible_rows(n_rows, pos0, ratio, token) : n_rows < k ? n_rows : k;
-        select(scores, n, quads, k, sorted, most, r, best, all_out + token * k, live);
-        if (!live)
-            __syncthreads(); /* the room is free */
     }
 }
 
 extern "C" void cu_topk(cu_stream s, const float *scores, int64_t ld, int64_t n, int64_t n_rows,
                         const int64_t *pos0, int ratio, int k, int32_t *out)
 {
-    enum { REHEARSED = 2 }; /* tokens, at most */
     static bool raised;
     int sorted = 2;
     while (sorted < k)
@@ -642,5 +620,5 @@ extern "C" void cu_topk(cu_stream s, const float *scores, int64_t ld, int64_t n,
     if (n > 0 && k > 0)
         LAUNCH("topk", n * n_rows, topk, (unsigned)n, SELECT_THREADS,
                (size_t)most * sizeof(uint64_t), s, scores, ld, n_rows, pos0, ratio, k, sorted, most,
-               out, rounds_of(n <= REHEARSED));
+               out);
 }
