@@ -511,13 +511,12 @@ static void launch(cu_stream s, const cu_attention_args *a, bool whole, float *o
 
 extern "C" void cu_attention(cu_stream s, const cu_attention_args *args, float *out, bool bf16)
 {
-    enum { NARROWEST = 32 }; /* these go the tight way everywhere, so that every device tries it */
     cu_attention_args a = *args;
     bool whole = a.n > AT_ONCE, wide = a.n >= WIDE_FROM && a.heads > 8 * NARROW;
     if (a.n <= 0)
         return;
     a.first = 0;
-    if (!whole && a.dim > NARROWEST && cu_attention_few(s, &a))
+    if (!whole && cu_attention_few(s, &a, bf16))
         ; /* done */
     else if (a.dim <= NARROWEST || cu_most_shared() < sizeof(attention_room<WIDE, 1, false>))
         launch<NARROW, 1, true>(s, &a, whole, out, bf16);

@@ -15,6 +15,7 @@ enum {
     STEPS = 4, /* of 16 columns: what a warp owns */
     OWN = 16 * STEPS,
     MOST_DIM = WARPS * OWN,
+    NARROWEST = 32, /* heads up to here go the tight way everywhere: every device tries it */
     /* Splits of a token's rows: a function of the session's capacity, never of the tokens that come
      * together. */
     MOST_SPLITS = 16
@@ -189,12 +190,12 @@ __device__ __forceinline__ float4 angles_of(const cu_attention_args *a, int64_t 
 {
     float4 v = make_float4(1, 1, 0, 0); /* cosines, sines */
     int m = c - (a->dim - a->rope), half = a->rope / 2;
-    if (live && a->rope > 0 && m >= 0 && c < a->dim) {
+    if (live && a->back && m >= 0 && c < a->dim) {
         v.x = __ldcg(a->cosine + i * half + m / 2);
         v.z = __ldcg(a->sine + i * half + m / 2);
     }
     m += 8;
-    if (live && a->rope > 0 && m >= 0 && c + 8 < a->dim) {
+    if (live && a->back && m >= 0 && c + 8 < a->dim) {
         v.y = __ldcg(a->cosine + i * half + m / 2);
         v.w = __ldcg(a->sine + i * half + m / 2);
     }
@@ -222,7 +223,7 @@ __device__ __forceinline__ void join_values(const cu_attention_args *a, const jo
     for (int e = 0; e < 4; e++) {
         int h = 2 * t + e % 2, head = head0 + h, column = c + e / 2 * 8;
         float v = maybe_bf16(__fdiv_rn(o[e] * f->rescale[h], f->total[h]), bf16);
-        if (a->rope > 0) { /* turned back: the pair's other column is four lanes away */
+        if (a->back) { /* turned back: the pair's other column is four lanes away */
             float other = __shfl_xor_sync(0xffffffffu, v, 4);
             int m = column - (a->dim - a->rope);
             if (m >= 0 && column < a->dim) {
@@ -255,7 +256,7 @@ __device__ __forceinline__ float *part_at(const cu_attention_args *a, int64_t to
 }
 
 /* attention_few.cu: the splits of one token and few. False: not of this shape, or the device has
- * too little shared memory. */
-bool cu_attention_few(cu_stream s, const cu_attention_args *a);
+ * too little shared memory. bf16: as queries are rounded, if they are raw. */
+bool cu_attention_few(cu_stream s, const cu_attention_args *a, bool bf16);
 
 #endif

@@ -231,6 +231,7 @@ static const struct {
 } compositions[] = {{"rows", check_rows},
                     {"queries", check_queries},
                     {"attention_turned", check_attention},
+                    {"attention_raw", check_raw_attention},
                     {"swiglu_both", check_swiglu},
                     {"gated", check_gated},
                     {"leave", check_leave},

@@ -58,6 +58,7 @@ void bed_run(bed *b, bed_side *together, bed_side *one_by_one, bed_side *patch, 
 void check_rows(bed *b);
 void check_queries(bed *b);
 void check_attention(bed *b);
+void check_raw_attention(bed *b);
 /* compositions_mhc.c */
 void check_swiglu(bed *b);
 void check_gated(bed *b);

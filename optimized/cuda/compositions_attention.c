@@ -286,7 +286,7 @@ void check_rows(bed *b)
         }
 }
 
-/* ---- attention, its results turned back ------------------------------------------------------ */
+/* ---- attention: its queries as the product gave them, its results turned back ---------------- */
 
 typedef struct {
     cu_attention_args a;
@@ -305,6 +305,7 @@ static cu_attention_args attention_at(const bed *b, const attention_case *c, int
     a.scratch = bed_at(b, side, c->scratch);
     a.cosine = bed_at(b, side, c->cosine);
     a.sine = bed_at(b, side, c->sine);
+    a.eps = 1e-6f;
     return a;
 }
 
@@ -319,61 +320,95 @@ static void attention_one_by_one(bed *b, void *ctx, int side)
 {
     const attention_case *c = ctx;
     cu_attention_args a = attention_at(b, c, side);
-    float *out = bed_at(b, side, c->out);
+    float *q = bed_at(b, side, c->q), *out = bed_at(b, side, c->out);
     bool bf16 = b->numerics == DSV4_DEPLOYED;
-    a.rope = 0;
+    a.raw = a.back = false;
+    if (c->a.raw) {
+        cu_head_norm(b->stream, q, a.eps, a.n * a.heads, a.dim, bf16);
+        cu_rope(b->stream, q, a.n, a.heads, a.dim, a.rope, a.cosine, a.sine, false, bf16);
+    }
     cu_attention(b->stream, &a, out, bf16);
-    cu_rope(b->stream, out, a.n, a.heads, a.dim, c->a.rope, a.cosine, a.sine, true, bf16);
+    if (c->a.back)
+        cu_rope(b->stream, out, a.n, a.heads, a.dim, a.rope, a.cosine, a.sine, true, bf16);
+}
+
+typedef struct {
+    int n, heads, dim, rope, window, ratio, k, pos0;
+    bool back;
+} attention_shape;
+
+static void attention_runs(bed *b, const char *what, bool raw, bool settled,
+                           const attention_shape *of)
+{
+    char text[112];
+    int ratio = of->ratio, k = of->k;
+    int64_t n = of->n, heads = of->heads, dim = of->dim;
+    int64_t most = ratio > 0 ? (of->pos0 + n) / ratio : 0;
+    attention_case c = {.a = {.n = n,
+                              .heads = of->heads,
+                              .dim = of->dim,
+                              .window_size = of->window,
+                              .window_ring = of->window - 1 + n,
+                              .ratio = ratio,
+                              .most_rows = most,
+                              .k = k,
+                              .raw = raw,
+                              .settled = settled,
+                              .bf16_rows = b->numerics != DSV4_MATH,
+                              .back = of->back,
+                              .rope = of->rope}};
+    c.a.splits = cu_attention_splits(of->window + (ratio == 4 ? k : most));
+    snprintf(text, sizeof text, "%s/heads=%d,dim=%d,rope=%d,window=%d,ratio=%d,pos=%d,n=%d%s%s",
+             what, of->heads, of->dim, of->rope, of->window, ratio, of->pos0, of->n,
+             raw && of->back ? " back" : "", settled ? " settled" : "");
+    if ((of->back && !cu_attention_turns(n, of->dim, of->rope)) ||
+        (raw && !cu_attention_takes_raw(n, of->dim, of->rope)) || !bed_wanted(b, text))
+        return;
+    int64_t *pos = bed_ints(b, "position", sizeof *pos, &c.pos);
+    if (pos != NULL)
+        *pos = of->pos0;
+    c.q = bed_input(b, "q", n * heads * dim);
+    b->pieces[c.q].aside = raw; /* one by one it is worked on in place */
+    c.window = bed_input(b, "window", c.a.window_ring * dim);
+    c.rows = bed_input(b, "rows", (most > 0 ? most : 1) * dim);
+    int32_t *top = bed_ints(b, "topk", (size_t)(n * k) * sizeof *top, &c.topk);
+    for (int64_t t = 0; top != NULL && t < n; t++) {
+        int64_t seen = ratio > 0 ? (of->pos0 + t + 1) / ratio : 0;
+        for (int64_t j = 0; j < k; j++) /* the last ones first, then no more */
+            top[t * k + j] = j < seen ? (int32_t)(seen - 1 - j) : -1;
+    }
+    c.sink = bed_plain(b, "sink", heads);
+    c.scratch = bed_scratch(b, "scratch", cu_attention_scratch(n, of->heads, of->dim, c.a.splits));
+    c.cosine = bed_plain(b, "cosine", n * of->rope / 2);
+    c.sine = bed_plain(b, "sine", n * of->rope / 2);
+    c.out = bed_result(b, "out", n * heads * dim);
+    bed_run(b, attention_together, attention_one_by_one, NULL, &c);
 }
 
 void check_attention(bed *b)
 {
-    static const struct {
-        int n, heads, dim, rope, window, ratio, k, pos0;
-    } shapes[] = {{1, 64, 512, 64, 128, 4, 512, 4095}, {1, 5, 48, 16, 8, 0, 0, 3},
-                  {3, 9, 80, 16, 20, 4, 6, 77},        {1, 63, 20, 4, 8, 128, 0, 515},
-                  {2, 8, 256, 32, 20, 4, 16, 9},       {1, 3, 34, 2, 4, 4, 3, 0}};
+    static const attention_shape shapes[] = {
+        {1, 64, 512, 64, 128, 4, 512, 4095, true}, {1, 5, 48, 16, 8, 0, 0, 3, true},
+        {3, 9, 80, 16, 20, 4, 6, 77, true},        {1, 63, 20, 4, 8, 128, 0, 515, true},
+        {2, 8, 256, 32, 20, 4, 16, 9, true},       {1, 3, 34, 2, 4, 4, 3, 0, true}};
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
         EACH_KIND(b)
-        {
-            char text[96];
-            int ratio = shapes[i].ratio, k = shapes[i].k;
-            int64_t n = shapes[i].n, heads = shapes[i].heads, dim = shapes[i].dim;
-            int64_t most = ratio > 0 ? (shapes[i].pos0 + n) / ratio : 0;
-            attention_case c = {.a = {.n = n,
-                                      .heads = (int)heads,
-                                      .dim = (int)dim,
-                                      .window_size = shapes[i].window,
-                                      .window_ring = shapes[i].window - 1 + n,
-                                      .ratio = ratio,
-                                      .most_rows = most,
-                                      .k = k,
-                                      .rope = shapes[i].rope}};
-            c.a.splits = cu_attention_splits(shapes[i].window + (ratio == 4 ? k : most));
-            snprintf(text, sizeof text,
-                     "attention_turned/heads=%d,dim=%d,rope=%d,window=%d,ratio=%d,pos=%d,n=%d",
-                     (int)heads, (int)dim, shapes[i].rope, shapes[i].window, ratio, shapes[i].pos0,
-                     (int)n);
-            if (!cu_attention_turns(n, (int)dim, shapes[i].rope) || !bed_wanted(b, text))
-                continue;
-            int64_t *pos = bed_ints(b, "position", sizeof *pos, &c.pos);
-            if (pos != NULL)
-                *pos = shapes[i].pos0;
-            c.q = bed_input(b, "q", n * heads * dim);
-            c.window = bed_input(b, "window", c.a.window_ring * dim);
-            c.rows = bed_input(b, "rows", (most > 0 ? most : 1) * dim);
-            int32_t *top = bed_ints(b, "topk", (size_t)(n * k) * sizeof *top, &c.topk);
-            for (int64_t t = 0; top != NULL && t < n; t++) {
-                int64_t seen = ratio > 0 ? (shapes[i].pos0 + t + 1) / ratio : 0;
-                for (int64_t j = 0; j < k; j++) /* the last ones first, then no more */
-                    top[t * k + j] = j < seen ? (int32_t)(seen - 1 - j) : -1;
-            }
-            c.sink = bed_plain(b, "sink", heads);
-            c.scratch = bed_scratch(b, "scratch",
-                                    cu_attention_scratch(n, (int)heads, (int)dim, c.a.splits));
-            c.cosine = bed_plain(b, "cosine", n * shapes[i].rope / 2);
-            c.sine = bed_plain(b, "sine", n * shapes[i].rope / 2);
-            c.out = bed_result(b, "out", n * heads * dim);
-            bed_run(b, attention_together, attention_one_by_one, NULL, &c);
-        }
+    attention_runs(b, "attention_turned", false, false, &shapes[i]);
+}
+
+/* Heads wider than a warp's row of angles; fewer than eight; some without a value that is not
+ * finite beside others that have one; the first token; rows for three rounds of a block; and all
+ * that with a rehearsal (settled: everything is there before). */
+void check_raw_attention(bed *b)
+{
+    static const attention_shape shapes[] = {
+        {1, 64, 512, 64, 128, 4, 512, 4095, true}, {1, 64, 512, 64, 128, 128, 0, 4095, true},
+        {1, 64, 512, 64, 128, 0, 0, 300, false},   {2, 9, 36, 4, 20, 4, 6, 77, true},
+        {1, 5, 48, 16, 8, 0, 0, 3, true},          {2, 8, 256, 200, 20, 4, 16, 9, false},
+        {1, 3, 500, 500, 4, 4, 3, 0, true},        {2, 17, 80, 0, 40, 128, 0, 515, false},
+        {1, 1, 132, 32, 700, 2, 0, 2000, true}};
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
+        EACH_KIND(b)
+    for (int settled = 0; settled < 2; settled++)
+        attention_runs(b, "attention_raw", true, settled != 0, &shapes[i]);
 }

@@ -144,7 +144,7 @@ __device__ __forceinline__ void float_rows(const gemv_job &g, float *x, float (*
             if (mine + k * step < units)
                 c[k][r].load(at[r], mine + k * step);
     if (before)
-        wait_for_previous();
+        wait_for_vectors(g);
     float_vectors<T, WARPS>(g, x);
     if (!MUTANT(13)) /* missing barrier: the vectors are read while they are written */
         __syncthreads();

@@ -248,8 +248,17 @@ static void index_queries(dsv4_cuda_session *s, int layer, const block *b)
     cu_tap(s, DSV4_TAP_INDEXER_Q, layer, b->pos0, b->n, s->index_q, width, width);
 }
 
-static bool queries_together(dsv4_cuda_session *s, int ratio, int layer, const float *cosine,
-                             const float *sine, const block *b)
+/* Will attention turn the queries itself? */
+static bool raw_queries(const dsv4_cuda_session *s, int layer, const block *b)
+{
+    const dsv4_config *c = &s->d->model->config;
+    return s->n_members == 0 && cu_attention_takes_raw(b->n, c->head_dim, c->qk_rope_head_dim) &&
+           !cu_hears(s, DSV4_TAP_Q, layer, b->pos0, b->n);
+}
+
+/* raw: the indexer's alone. */
+static bool queries_together(dsv4_cuda_session *s, int ratio, bool raw, int layer,
+                             const float *cosine, const float *sine, const block *b)
 {
     const dsv4_config *c = &s->d->model->config;
     int index_heads = ratio == 4 ? c->index_n_heads : 0;
@@ -262,7 +271,7 @@ static bool queries_together(dsv4_cuda_session *s, int ratio, int layer, const f
                          .numerics = (int)s->options.numerics,
                          .eps = c->rms_norm_eps,
                          .q = s->q,
-                         .heads = c->num_attention_heads,
+                         .heads = raw ? 0 : c->num_attention_heads,
                          .dim = c->head_dim,
                          .rope = c->qk_rope_head_dim,
                          .cosine = cosine,
@@ -294,30 +303,34 @@ static part part_of(const dsv4_cuda_session *s, const block *b, int64_t i)
     return (part){s, s->stream, 0, b->n, b->pos0, b->pos};
 }
 
-static void choose_rows(dsv4_cuda_session *s, int number, int layer, const part *p)
+/* Whether attention's list is the only thing that is not settled behind it (there are scores). */
+static bool choose_rows(dsv4_cuda_session *s, int number, int layer, const part *p)
 {
     const dsv4_config *c = &s->d->model->config;
     const cu_compressor_state *rows = &p->of->layers[number].indexer;
     int heads = c->index_n_heads, dim = c->index_head_dim, k = c->index_topk;
     int64_t cap = rows->cap_rows, ld = s->options.max_positions / 4 + 1;
+    int64_t seen = s->taps != NULL ? (p->pos0 + p->n) / rows->ratio : cap;
     float *scores = s->scores + p->first * ld;
     int32_t *topk = s->topk + p->first * k;
     cu_indexer_scores(p->stream, s->index_q + p->first * heads * dim, rows->rows,
-                      s->index_w + p->first * heads, heads, dim, p->n,
-                      s->taps != NULL ? (p->pos0 + p->n) / rows->ratio : cap, p->pos, rows->ratio,
+                      s->index_w + p->first * heads, heads, dim, p->n, seen, p->pos, rows->ratio,
                       deployed(s), scores, ld);
     for (int64_t i = 0; s->taps != NULL && i < p->n; i++)
         cu_tap(s, DSV4_TAP_INDEXER_SCORES, layer, p->pos0 + i, 1, scores + i * ld,
                (p->pos0 + i + 1) / rows->ratio, ld);
     cu_topk(p->stream, scores, ld, p->n, cap, p->pos, rows->ratio, k, topk);
     cu_tap(s, DSV4_TAP_INDEXER_TOPK, layer, p->pos0, p->n, topk, k, k);
+    return seen > 0;
 }
 
-/* turned: the results are turned back, too. */
-static void attend_part(dsv4_cuda_session *s, const cu_layer *w, int number, int ratio, bool turned,
-                        const part *p)
+/* raw: the queries are normalised and turned, too (settled: as cu_attention_args has it); back: the
+ * results are turned back, too. */
+static void attend_part(dsv4_cuda_session *s, const cu_layer *w, int number, int ratio, bool raw,
+                        bool settled, bool back, const part *p)
 {
     const dsv4_config *c = &s->d->model->config;
+    int64_t angles = p->first * (c->qk_rope_head_dim / 2);
     int H = c->num_attention_heads, d = c->head_dim;
     const cu_layer_state *state = &p->of->layers[number];
     int64_t most = ratio > 0 ? state->compressor.cap_rows : 0;
@@ -335,13 +348,15 @@ static void attend_part(dsv4_cuda_session *s, const cu_layer *w, int number, int
                            .topk = ratio == 4 ? s->topk + p->first * c->index_topk : NULL,
                            .k = c->index_topk,
                            .sink = w->sink,
-                           .scratch = s->attention_scratch + p->first * s->attention_each};
-    if (turned) {
-        int64_t at = p->first * (c->qk_rope_head_dim / 2);
-        a.rope = c->qk_rope_head_dim;
-        a.cosine = (ratio > 0 ? s->cos_compress : s->cos_plain) + at;
-        a.sine = (ratio > 0 ? s->sin_compress : s->sin_plain) + at;
-    }
+                           .scratch = s->attention_scratch + p->first * s->attention_each,
+                           .raw = raw,
+                           .settled = settled,
+                           .bf16_rows = steps(s),
+                           .back = back,
+                           .rope = c->qk_rope_head_dim,
+                           .cosine = (ratio > 0 ? s->cos_compress : s->cos_plain) + angles,
+                           .sine = (ratio > 0 ? s->sin_compress : s->sin_plain) + angles,
+                           .eps = c->rms_norm_eps};
     a.splits = cu_attention_splits(c->sliding_window + (ratio == 4 ? a.k : most));
     cu_attention(p->stream, &a, s->heads + p->first * H * d, deployed(s));
 }
@@ -373,12 +388,16 @@ static void attend(dsv4_cuda_session *s, const cu_layer *w, int number, int rati
     bool rows = rows_together(s, w, number, ratio, rounds, layer, cosine, sine, b);
     if (!rows)
         query_row(s, w, rounds, layer, b);
+    bool raw = raw_queries(s, layer, b), settled = false;
     product(s, &g, &w->wq_b, s->q_lora, s->linear_in, n, s->q, false);
-    if (ratio == 4)
+    if (raw && ratio != 4) { /* attention comes next: its rows are there, if these were made */
+        settled = rows && (ratio == 0 || compresses_with_rows(s, b)) && cu_linear_streams(&w->wq_b);
+        g.seg[0].late = settled;
+    } else if (ratio == 4)
         product(s, &g, &w->index_wq_b, s->q_lora, s->linear_in, n, s->index_q, false);
     flush(s, &g, "products: wq_b, index queries");
-    bool turned = queries_together(s, ratio, layer, cosine, sine, b);
-    if (!turned)
+    bool turned = queries_together(s, ratio, raw, layer, cosine, sine, b);
+    if (!turned && !raw)
         queries(s, layer, cosine, sine, b);
 
     const cu_layer_state *state = s->n_members > 0 ? NULL : &s->layers[number];
@@ -400,8 +419,8 @@ static void attend(dsv4_cuda_session *s, const cu_layer *w, int number, int rati
     for (int64_t i = 0; i < parts_of(s); i++) {
         part p = part_of(s, b, i);
         if (ratio == 4)
-            choose_rows(s, number, layer, &p);
-        attend_part(s, w, number, ratio, back, &p);
+            settled = choose_rows(s, number, layer, &p);
+        attend_part(s, w, number, ratio, raw, settled, back, &p);
     }
     cu_join(s);
     if (!back) {

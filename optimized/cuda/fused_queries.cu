@@ -1,49 +1,20 @@
 /* fused_queries.cu - queries in one launch: head_norm and rope of every head; rope, hadamard and
  * round_fp4 of the indexer's. The steps and their order are those operators': so are the bits. */
-#include "rows.cuh"
+#include "queries.cuh"
 
-enum {
-    EACH = 16 /* columns of a lane, at most */,
-    HEADS_A_BLOCK = 4,
-    MOST = 32 * EACH,
-    REHEARSED = 8 /* tokens, at most */
-};
-
-/* The last r columns of a warp's row turned. */
-static __device__ __forceinline__ void turn_tail(float *row, int d, int r, const float *cosine,
-                                                 const float *sine, bool bf16, bool live)
-{
-    float *tail = row + d - r;
-    for (int k = threadIdx.x % 32; k < r / 2; k += 32) {
-        float c = live ? __ldcg(cosine + k) : 1.0f, s = live ? __ldcg(sine + k) : 0.0f;
-        float2 turned = rotate(tail[2 * k], tail[2 * k + 1], c, s, bf16);
-        tail[2 * k] = turned.x;
-        tail[2 * k + 1] = turned.y;
-    }
-    __syncwarp();
-}
+enum { HEADS_A_BLOCK = 4, REHEARSED = 8 /* tokens, at most */ };
 
 static __device__ __forceinline__ void query(const cu_queries_args &a, int64_t head, float *row,
                                              bool live)
 {
     int lane = threadIdx.x % 32, d = a.dim;
-    int64_t i = head / a.heads;
-    float *q = a.q + head * d, v[EACH], sum = 0;
+    int64_t i = head / a.heads, at = i * (a.rope / 2);
+    float *q = a.q + head * d;
     bool bf16 = a.numerics == DSV4_DEPLOYED;
-#pragma unroll
-    for (int c = 0; c < EACH; c++)
-        v[c] = live && c * 32 + lane < d ? __ldcg(q + c * 32 + lane) : 0.0f;
-#pragma unroll
-    for (int c = 0; c < EACH; c++)
-        if (c * 32 + lane < d)
-            sum += maybe_bf16(v[c] * v[c], bf16);
-    float scale = head_scale(warp_sum(sum), d, a.eps, bf16);
-#pragma unroll
-    for (int c = 0; c < EACH; c++)
-        if (c * 32 + lane < d)
-            row[c * 32 + lane] = maybe_bf16(v[c] * scale, bf16);
-    __syncwarp();
-    turn_tail(row, d, a.rope, a.cosine + i * (a.rope / 2), a.sine + i * (a.rope / 2), bf16, live);
+    const float *cosine = a.cosine + at, *sine = a.sine + at;
+    raw_query x = load_query(q, d, a.rope, cosine, sine, live);
+    norm_query(&x, row, d, a.eps, bf16);
+    turn_tail(row, d, a.rope, x.cosine, x.sine, cosine, sine, bf16, live);
 #pragma unroll 4
     for (int k = lane; k < d && live; k += 32)
         q[k] = row[k];
@@ -53,16 +24,17 @@ static __device__ __forceinline__ void index_query(const cu_queries_args &a, int
                                                    float *row, bool live)
 {
     int lane = threadIdx.x % 32, d = a.index_dim;
-    int64_t i = head / a.index_heads;
+    int64_t i = head / a.index_heads, angles = i * (a.rope / 2);
     float *q = a.index_q + head * d;
-    bool bf16 = a.numerics == DSV4_DEPLOYED;
+    bool bf16 = a.numerics == DSV4_DEPLOYED, turns = live && lane < a.rope / 2;
+    const float *cosine = a.cosine + angles, *sine = a.sine + angles;
+    float c = turns ? __ldcg(cosine + lane) : 1.0f, s = turns ? __ldcg(sine + lane) : 0.0f;
 #pragma unroll 4
     for (int k = lane; k < d; k += 32)
         row[k] = live ? maybe_bf16(__ldcg(q + k), bf16) : 0.0f;
     __syncwarp();
     if (!MUTANT(62)) /* the indexer's queries not turned */
-        turn_tail(row, d, a.rope, a.cosine + i * (a.rope / 2), a.sine + i * (a.rope / 2), bf16,
-                  live);
+        turn_tail(row, d, a.rope, c, s, cosine, sine, bf16, live);
     if (a.numerics != DSV4_MATH) {
         float norm = (float)(1.0 / sqrt((double)d));
 #pragma unroll 1
@@ -92,7 +64,7 @@ static __device__ __forceinline__ void index_query(const cu_queries_args &a, int
 static __global__ void __launch_bounds__(HEADS_A_BLOCK * 32)
     queries(const __grid_constant__ cu_queries_args a, cu_rounds rounds)
 {
-    __shared__ float memory[HEADS_A_BLOCK][MOST];
+    __shared__ float memory[HEADS_A_BLOCK][QUERY_MOST];
     let_next_start();
     float *row = memory[threadIdx.x / 32];
     int64_t head = (int64_t)blockIdx.x * HEADS_A_BLOCK + threadIdx.x / 32;
@@ -113,8 +85,8 @@ static __global__ void __launch_bounds__(HEADS_A_BLOCK * 32)
 extern "C" bool cu_queries_take(int dim, int rope, int index_heads, int index_dim)
 {
     bool power = index_heads == 0 || (index_dim & (index_dim - 1)) == 0;
-    return dim <= MOST && dim % 2 == 0 && rope % 2 == 0 && power &&
-           (index_heads == 0 || (index_dim <= MOST && index_dim >= 2));
+    return dim <= QUERY_MOST && dim % 2 == 0 && rope % 2 == 0 && power &&
+           (index_heads == 0 || (index_dim <= QUERY_MOST && index_dim >= 2));
 }
 
 extern "C" void cu_queries(cu_stream s, const cu_queries_args *a)

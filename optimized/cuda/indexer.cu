@@ -45,7 +45,6 @@ static __global__ void __launch_bounds__(SCORE_THREADS, 1)
                    int64_t n_rows, const int64_t *pos0, int ratio, bool bf16, float *scores,
                    int64_t ld)
 {
-    let_next_start();
     {
         /* Rows on their way into the cache, whoever writes the last of them. */
         int64_t line = (int64_t)blockIdx.x * ROW_TILE * dim + 32 * (int64_t)threadIdx.x;
@@ -54,6 +53,7 @@ static __global__ void __launch_bounds__(SCORE_THREADS, 1)
                 asm volatile("prefetch.global.L2 [%0];" ::"l"(rows + line));
     }
     wait_for_previous();
+    let_next_start(); /* no sooner: cu_attention_args.settled */
     extern __shared__ __align__(16) uint8_t memory[];
     score_room *rooms = (score_room *)(void *)memory;
     int64_t row0 = (int64_t)blockIdx.x * ROW_TILE, far = visible_rows(n_rows, pos0, ratio, n - 1);
@@ -204,7 +204,8 @@ static __global__ void indexer_scores_wide(const float *q, const float *rows, co
                                            int heads, int dim, int64_t n_rows, const int64_t *pos0,
                                            int ratio, bool bf16, float *scores, int64_t ld)
 {
-    begin();
+    wait_for_previous();
+    let_next_start(); /* no sooner */
     int64_t i = blockIdx.y, row = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
     float total = 0;
     if (row >= visible_rows(n_rows, pos0, ratio, i))

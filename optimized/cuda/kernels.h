@@ -52,6 +52,9 @@ typedef struct {
     /* And: *index is known once the launch before the last one is done, since the last one's kernel
      * lets the next start no sooner. */
     bool settled;
+    /* The kernel of this launch lets the next start only when it has waited itself: what was before
+     * it is there, then (cu_attention_args.settled). For the products that cu_linear_streams. */
+    bool late;
     /* The caller's wish: bit for bit what many tokens give, since the results go into a rounding
      * that shows any difference as a step; for the types where that costs only time (linear.cu,
      * takes_ints). */
@@ -186,7 +189,8 @@ void cu_compressor_store(cu_stream s, const cu_compressor *c, const float *kv, c
 /* The rows whose windows these tokens fill. */
 void cu_compressor_emit(cu_stream s, const cu_compressor *c, const int64_t *pos0, int64_t n);
 
-/* Token i sees (*pos0 + i + 1) / ratio rows; or n_rows rows if pos0 is NULL. scores [n][ld]. */
+/* Token i sees (*pos0 + i + 1) / ratio rows; or n_rows rows if pos0 is NULL. scores [n][ld]. The
+ * kernel (there is one, if n_rows > 0) lets the next start only when it has waited itself. */
 void cu_indexer_scores(cu_stream s, const float *q, const float *rows, const float *w, int heads,
                        int dim, int64_t n, int64_t n_rows, const int64_t *pos0, int ratio,
                        bool bf16, float *scores, int64_t ld);
@@ -209,12 +213,20 @@ typedef struct {
     const float *sink;
     float *scratch; /* cu_attention_scratch floats */
     int splits;     /* of the rows of a token */
-    /* rope > 0, where cu_attention_turns says so: results turned back by these angles [n][rope/2],
-     * as cu_rope does, in their last `rope` columns. */
+    /* Angles [n][rope/2] of the last `rope` columns, for: results turned back (back), as cu_rope
+     * does, where cu_attention_turns says so; q as the product gave it (raw): it is normalised by
+     * eps and turned, as cu_head_norm and cu_rope do, where cu_attention_takes_raw says so. */
+    bool back, raw;
     int rope;
     const float *cosine, *sine;
+    float eps;
+    /* Of raw queries: when the kernel of the last launch lets this one start, all is there but q
+     * or, if there is a list, all but that. */
+    bool settled;
+    bool bf16_rows; /* rows are bf16 numbers, as far as one knows: what is rehearsed then */
 } cu_attention_args;
 bool cu_attention_turns(int64_t n, int dim, int rope);
+bool cu_attention_takes_raw(int64_t n, int dim, int rope);
 int cu_attention_splits(int64_t rows); /* the most rows that a token can see */
 int64_t cu_attention_scratch(int64_t n, int heads, int dim, int splits);
 void cu_attention(cu_stream s, const cu_attention_args *a, float *out, bool bf16);

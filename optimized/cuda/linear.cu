@@ -156,6 +156,7 @@ typedef struct {
     gemv_segment seg[CU_MOST_SEGMENTS];
     int count;
     int64_t n;
+    bool late;               /* as gemv_job's */
     const cu_iq2_words *iq2; /* device */
 } gemv_args;
 
@@ -223,6 +224,7 @@ template <int T> __device__ __forceinline__ void job_of(const gemv_args &a, cons
     g->blocks = s->blocks;
     g->plan = s->plan;
     g->bf16 = s->s.bf16;
+    g->late = a.late;
     g->limit = s->s.limit;
     g->up = s->s.up;
     g->share = s->s.share;
@@ -248,7 +250,8 @@ static __global__ void __launch_bounds__(WARPS * 32, WARPS == FEW ? 2 : 1)
     bool before = s->s.table == NULL || s->s.settled;
     if (!before) /* once these indices are known, the next kernel's are settled */
         wait_for_previous();
-    let_next_start();
+    if (!before || !a.late)
+        let_next_start();
     if (threadIdx.x == 0)
         job_of<T>(a, s);
     gemv_block<T, WARPS>(before, a.iq2);
@@ -428,6 +431,7 @@ extern "C" void cu_linear_group(cu_stream s, const cu_segment *segments, int cou
         }
         a.seg[a.count].plan.ints = takes_ints(&g->w, g->one_order);
         a.seg[a.count++].s = *g;
+        a.late = a.late || g->late;
         size += n * g->w.rows * g->w.cols;
     }
     if (a.count == 0)

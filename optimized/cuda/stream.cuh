@@ -116,7 +116,15 @@ typedef struct {
     /* Of one token: up != NULL: x[0] is gates (cu_segment). */
     float limit;
     const float *up, *share;
+    bool late; /* the next kernel may start once this one has waited, no sooner */
 } gemv_job;
+
+__device__ __forceinline__ void wait_for_vectors(const gemv_job &g)
+{
+    wait_for_previous();
+    if (g.late)
+        let_next_start();
+}
 
 /* Where things lie in dynamic shared memory. x: bf16 parts [tokens][3][ld], or limbs [tokens]
  * [chunks][LIMB_CHUNK] with their sums and the chunks' factors. */
@@ -668,7 +676,7 @@ __device__ __forceinline__ void stream_rows(const gemv_job &g, const gemv_room &
     s.start(g, r);
     s.fill();
     if (before)
-        wait_for_previous();
+        wait_for_vectors(g);
     if (MUTANT(13) && threadIdx.x / 32 == WARPS - 1) /* a warp that comes late */
         __nanosleep(20000);
     split_vectors<T, WARPS>(g, r);

@@ -483,7 +483,7 @@ __device__ __forceinline__ void stream_ints(const gemv_job &g, const gemv_room &
     limb_maker<TYPE, T, WARPS> limbs;
     limbs.start(g);
     if (before)
-        wait_for_previous();
+        wait_for_vectors(g);
     if (MUTANT(13) && threadIdx.x / 32 == WARPS - 1) /* a warp that comes late */
         __nanosleep(20000);
     limbs.vectors(g, r, [&] {
