@@ -221,15 +221,16 @@ template <int PAIRS> struct int_chunk<DSV4_IQ2_XXS, PAIRS> {
  * second half of one block, columns 0 .. 3 of B its limbs; t = 2, 3 and columns 4 .. 7 the block
  * beside it. A lane then reads one block's scale, and one word of signs for two groups. Lanes of B
  * whose slots belong to the other block are 0: with ZEROS they read zeros, else nothing. At the end
- * lanes t and t ^ 2 add up their sums, which are whole numbers: the order is that of several tokens.
+ * lanes t and t ^ 2 add up their sums, which are whole numbers: the order is that of several
+ * tokens.
  *
  * Which instruction does what is a matter of which units are free: bytes of indices are multiplied
  * and added to an address by dp4a, halves of words moved down by dp2a, beside the permutations and
  * shifts, whose unit is the busier one. */
 template <bool ZEROS> struct iq2_one {
     enum { PAIRS = 4 };
-    /* What no chunk changes: the lane's place among the tables' copies and in a block; an eight that
-     * the compiler does not know: a mask and a bit to set are one instruction then. */
+    /* What no chunk changes: the lane's place among the tables' copies and in a block; an eight
+     * that the compiler does not know: a mask and a bit to set are one instruction then. */
     uint32_t book, signs, place, odd, eight;
     bool mine, below; /* this lane's slots of B are its column's; its row is b */
     int step;         /* bytes from the first pair to the second, from either to two further: 32 */
@@ -252,15 +253,15 @@ template <bool ZEROS> struct iq2_one {
         below = t >= 2;
 #pragma unroll
         for (uint32_t i = 0; i < 2; i++) {
-            uint32_t block = i * (3 - next) + column / 4 * next;
+            uint32_t block = i * (3 - next) + (MUTANT(33) ? 0 : column / 4 * next);
             limbs[i] = r.x + cu_limb_place(block, column % 4) + odd * 16;
             if (ZEROS && !mine)
                 limbs[i] = r.zeros;
         }
     }
 
-    /* A chunk of rows a and b = a + down, aligned alike: d times the sum of the lane's pair of limbs,
-     * of row a in lanes t = 0, 1, of b in the others. */
+    /* A chunk of rows a and b = a + down, aligned alike: d times the sum of the lane's pair of
+     * limbs, of row a in lanes t = 0, 1, of b in the others. */
     __device__ __forceinline__ float dot(const gemv_room &r, const uint8_t *a, int down,
                                          int chunk) const
     {

@@ -8,8 +8,8 @@
 #ifndef DSV4_CUDA_STREAM_CUH
 #define DSV4_CUDA_STREAM_CUH
 
-#include "rows.cuh"
 #include "ints.cuh"
+#include "rows.cuh"
 
 enum { TILE = 16, PIECE = 16 /* bytes of a copy */ };
 
@@ -94,7 +94,14 @@ enum { MOST_TOKENS = 4 };
 
 /* How a block goes about a matrix. depth: units in a warp's ring, SHALLOW to DEEP; copies: of each
  * of IQ2_XXS's words in shared memory, for the lanes that share one; ints: in whole numbers. */
-enum { SHALLOW = 2, DEEP = 3, FEW_COPIES = 16, MOST_COPIES = 32, IQ2_STRIDE = 128, IQ2_ZEROS = 544 };
+enum {
+    SHALLOW = 2,
+    DEEP = 3,
+    FEW_COPIES = 16,
+    MOST_COPIES = 32,
+    IQ2_STRIDE = 128,
+    IQ2_ZEROS = 544
+};
 typedef struct {
     int split, depth, copies;
     bool ints;
@@ -126,8 +133,9 @@ typedef struct {
     /* Sums on their way, split > 1: of chunks [2][groups][chunks][T][TILE], or of shares
      * [2][groups][split][T][2][TILE]. */
     float *parts;
-    /* IQ2_XXS's words, each IQ2_STRIDE behind the one before: 256 of the book, and 128 of the signs,
-     * iq2_signs behind the book's: of MOST_COPIES in rows of their own, of fewer in the same ones. */
+    /* IQ2_XXS's words, each IQ2_STRIDE behind the one before: 256 of the book, and 128 of the
+     * signs, iq2_signs behind the book's: of MOST_COPIES in rows of their own, of fewer in the same
+     * ones. */
     uint8_t *iq2;
     uint32_t iq2_copies, iq2_signs;
 } gemv_room;

@@ -15,17 +15,22 @@ __device__ __forceinline__ float larger(float a, float b)
     return m;
 }
 
+/* The largest magnitude of a chunk, eight columns of a lane, as bits; more if one is NaN. */
+__device__ __forceinline__ uint32_t most_of(const float x[8])
+{
+    float m = larger(larger(larger(x[0], x[1]), larger(x[2], x[3])),
+                     larger(larger(x[4], x[5]), larger(x[6], x[7])));
+    return __reduce_max_sync(0xffffffffu, __float_as_uint(m));
+}
+
 /* Eight columns of a lane: limbs, their sums, the chunk's factor. */
 template <int TYPE, int T>
-__device__ __forceinline__ void limb_chunk(float x[8], uint8_t *limbs, uint8_t *sums, float *factor,
-                                           bool stale)
+__device__ __forceinline__ void limb_chunk(float x[8], uint32_t most, uint8_t *limbs, uint8_t *sums,
+                                           float *factor, bool stale)
 {
     enum { SUMS = int_shape<TYPE>::SUMS, LANES = SUMS > 0 ? 32 / SUMS : 1 /* of a sum */ };
     int lane = (int)threadIdx.x % 32, t = lane % 4;
     uint32_t w[2][LIMBS];
-    float m = larger(larger(larger(x[0], x[1]), larger(x[2], x[3])),
-                     larger(larger(x[4], x[5]), larger(x[6], x[7])));
-    uint32_t most = __reduce_max_sync(0xffffffffu, __float_as_uint(m));
     int n = cu_fixed_power(most);
     if (n > 127) /* of all lanes; 2^n is no float */
 #pragma unroll
@@ -160,6 +165,10 @@ template <int TYPE, int T, int WARPS> struct limb_maker {
                     for (int k = 0; k < AHEAD; k++)
                         if (now + k * step < end)
                             gate(g, x[k], (now + k * step) * CU_CHUNK + at);
+                uint32_t most[AHEAD]; /* side by side: each is waited for */
+#pragma unroll
+                for (int k = 0; k < AHEAD; k++)
+                    most[k] = most_of(x[k]);
 #pragma unroll
                 for (int k = 0; k < AHEAD; k++) {
                     unsigned chunk = now + k * step, n = token * chunks + chunk;
@@ -168,8 +177,8 @@ template <int TYPE, int T, int WARPS> struct limb_maker {
                     /* the last sum stale */
                     bool stale = MUTANT(25) && chunk + 1 == chunks &&
                                  threadIdx.x % 32 / LANES == (unsigned)SUMS - 1;
-                    limb_chunk<TYPE, T>(x[k], r.x + n * LIMB_CHUNK, r.sums + n * sums_bytes(TYPE),
-                                     r.factors + n, stale);
+                    limb_chunk<TYPE, T>(x[k], most[k], r.x + n * LIMB_CHUNK,
+                                        r.sums + n * sums_bytes(TYPE), r.factors + n, stale);
                 }
             }
         }
@@ -212,7 +221,7 @@ template <int TYPE, int T, int WARPS> struct int_streamer {
     int64_t jump, down;        /* from behind a tile to the next one; HEIGHT rows */
     const uint8_t *from_scale; /* row lane % 16, word lane / 16 */
     int64_t jump_scale;
-    int scale_low; /* of its first byte in its word */
+    int scale_low;       /* of its first byte in its word */
     int col, rows, room; /* room: of the slot, in the ring */
     int whole; /* so many rows are copied in one go: a tile's, where a lane's are aligned alike */
 
@@ -453,8 +462,8 @@ template <int TYPE, int T, int WARPS> struct int_streamer {
                     a += off & (PIECE - 1);
                 off += U::BYTES;
                 const uint8_t *b = a + 8 * U::STRIDE;
-                const uint8_t *fa = ring + room + TILE * U::STRIDE +
-                                    at * U::SCALE_STRIDE + (U::SCALE > 0 ? scale_low : 0);
+                const uint8_t *fa = ring + room + TILE * U::STRIDE + at * U::SCALE_STRIDE +
+                                    (U::SCALE > 0 ? scale_low : 0);
                 const uint8_t *fb = fa + 8 * U::SCALE_STRIDE;
 #pragma unroll 1
                 for (int c = unit; c < unit + cols_of(unit); c += CU_CHUNK) {
