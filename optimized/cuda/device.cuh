@@ -140,6 +140,15 @@ static inline size_t cu_most_shared()
     return (size_t)most;
 }
 
+/* For loads of weights: the cache gives these lines up first. A layer's weights pass through it
+ * once a token, several times its size; what all layers need (instructions, activations) stays. */
+__device__ __forceinline__ uint64_t passing()
+{
+    uint64_t policy;
+    asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+    return policy;
+}
+
 static inline unsigned cu_blocks(int64_t n, int64_t per)
 {
     return (unsigned)((n + per - 1) / per);

@@ -18,6 +18,16 @@ __device__ __forceinline__ float4 four(const float *x)
     return *(const float4 *)(const void *)x;
 }
 
+/* Sixteen bytes of weights. */
+__device__ __forceinline__ uint4 weights_at(const uint8_t *row, int u)
+{
+    uint4 w;
+    asm("ld.global.nc.L2::cache_hint.v4.u32 {%0, %1, %2, %3}, [%4], %5;"
+        : "=r"(w.x), "=r"(w.y), "=r"(w.z), "=r"(w.w)
+        : "l"((const uint4 *)(const void *)row + u), "l"(passing()));
+    return w;
+}
+
 template <int TYPE> struct unit;
 
 template <> struct unit<DSV4_F32> {
@@ -25,7 +35,7 @@ template <> struct unit<DSV4_F32> {
     uint4 w;
     __device__ __forceinline__ void load(const uint8_t *row, int u)
     {
-        w = __ldg((const uint4 *)(const void *)row + u);
+        w = weights_at(row, u);
     }
     __device__ __forceinline__ float dot(const float *x, int u) const
     {
@@ -52,7 +62,7 @@ template <> struct unit<DSV4_F16> {
     uint4 w;
     __device__ __forceinline__ void load(const uint8_t *row, int u)
     {
-        w = __ldg((const uint4 *)(const void *)row + u);
+        w = weights_at(row, u);
     }
     __device__ __forceinline__ float dot(const float *x, int u) const
     {

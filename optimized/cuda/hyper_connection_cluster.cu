@@ -330,7 +330,8 @@ static __global__ void __launch_bounds__((ENTER_WARPS + 1) * 32, TOKENS == 1 ? 2
             bool there = u < 4 * fours && g + 4 * m < a.rows;
             const float *row = from + (g + 4 * m) * 4 * a.dim;
             if constexpr (TOKENS == 1) /* every lane fetches what it multiplies */
-                fetch_four((float4 *)(void *)&room.fn[g + 4 * m][4 * u], there ? row : a.fn, there);
+                fetch_weights((float4 *)(void *)&room.fn[g + 4 * m][4 * u], there ? row : a.fn,
+                              there);
             else
                 w[k][m] = there ? __ldg((const float4 *)(const void *)row) : zero;
         }

@@ -23,13 +23,16 @@ __device__ __forceinline__ uint32_t shared_address(const void *p)
 __device__ __forceinline__ void copy_16(uint32_t to, const uint8_t *from)
 {
     /* The line's other sectors are wanted soon. */
-    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(to), "l"(from)
+    asm volatile("cp.async.cg.shared.global.L2::cache_hint.L2::128B [%0], [%1], 16, %2;" ::"r"(to),
+                 "l"(from), "l"(passing())
                  : "memory");
 }
 
 __device__ __forceinline__ void copy_4(uint32_t to, const uint8_t *from)
 {
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(to), "l"(from) : "memory");
+    asm volatile("cp.async.ca.shared.global.L2::cache_hint [%0], [%1], 4, %2;" ::"r"(to), "l"(from),
+                 "l"(passing())
+                 : "memory");
 }
 
 __device__ __forceinline__ void copies_end() /* of a group */
