@@ -353,25 +353,34 @@ template <int TYPE, int T, int WARPS> struct int_streamer {
             g.y[T == 1 ? 0 : token][n] = maybe_bf16(v, g.bf16);
     }
 
-    /* All shares of tile k are in `part`: one warp, each in turn, adds them up. */
-    static __device__ __forceinline__ void shares_meet(const gemv_job &g, const float *part, int k,
-                                                       int turn)
+    /* Number n of SPLIT shares' sums, added up. */
+    template <int SPLIT> static __device__ __forceinline__ float added(const float *part, int n)
     {
-        int lane = (int)threadIdx.x % 32, split = g.plan.split, shift = 31 - __clz(split);
-        int group = (int)threadIdx.x / 32 >> shift, share = (int)threadIdx.x / 32 & (split - 1);
+        float v = 0, p[SPLIT];
+#pragma unroll
+        for (int i = 0; i < SPLIT; i++)
+            p[i] = part[i * T * 2 * TILE + n];
+#pragma unroll
+        for (int i = 0; i < SPLIT; i++)
+            if (!(MUTANT(48) && i == 7)) /* the eighth share lost */
+                v += p[i];
+        return v;
+    }
+
+    /* `split` shares of tile k are in `part`: the group's warps in turn add them up. */
+    static __device__ __forceinline__ void shares_meet(const gemv_job &g, const float *part, int k,
+                                                       int split, int group, bool mine)
+    {
+        int lane = (int)threadIdx.x % 32;
         asm volatile("bar.sync %0, %1;" ::"r"(1 + group), "r"(32 * split) : "memory");
-        if ((turn & (split - 1)) != share)
+        if (!mine)
             return;
 #pragma unroll
         for (int n = lane; n < T * 2 * TILE; n += 32) {
-            float v = 0, p[WARPS];
-#pragma unroll
-            for (int i = 0; i < WARPS; i++)
-                p[i] = i < split ? part[i * T * 2 * TILE + n] : 0;
-#pragma unroll
-            for (int i = 0; i < WARPS; i++)
-                if (i < split && !(MUTANT(48) && i == 7)) /* the eighth share lost */
-                    v += p[i];
+            float v = split == 2   ? added<2>(part, n)
+                      : split == 4 ? added<4>(part, n)
+                      : split == 8 ? added<8>(part, n)
+                                   : added<WARPS>(part, n);
             v += __shfl_xor_sync(0xffffffffu, v, 16);
             if (lane < TILE)
                 put(g, k, lane, n / (2 * TILE), v);
@@ -418,7 +427,7 @@ template <int TYPE, int T, int WARPS> struct int_streamer {
             }
             float *part = r.parts + (size_t)((turn & 1) * groups + group) * split * 2 * TILE;
             part[(share * 2 + t % 2) * TILE + t / 2 * 8 + at] = total;
-            shares_meet(g, part, k, turn);
+            shares_meet(g, part, k, split, group, (turn & (split - 1)) == share);
         }
     }
 
@@ -527,7 +536,7 @@ template <int TYPE, int T, int WARPS> struct int_streamer {
                     to[0] = total[j][0];
                     to[8] = total[j][1];
                 }
-            shares_meet(g, part, k, turn);
+            shares_meet(g, part, k, split, group, (turn & (split - 1)) == share);
         }
     }
 };
