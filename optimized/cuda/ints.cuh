@@ -31,7 +31,7 @@
 
 enum {
     LIMBS = 4,
-    LIMB_CHUNK = CU_CHUNK * LIMBS /* bytes: [pair of blocks][limb][t][8 of each block] */
+    LIMB_CHUNK = CU_CHUNK * LIMBS /* bytes: [pair of blocks][limb][t][8 of each block] (cu_limb_place) */
 };
 
 /* SUMS: sums of x for the minima, of a chunk. BLOCKS: blocks of 32 columns have factors, and other
@@ -64,7 +64,7 @@ __host__ __device__ constexpr bool cu_apart(int type)
 }
 
 /* Of one token B's columns 4 .. 7 are limbs of a second block, and a lane has sixteen columns of
- * one block: see int_chunk<DSV4_IQ2_XXS, 1>. */
+ * one block: see iq2_one. */
 __host__ __device__ constexpr bool cu_block_each(int type, int tokens)
 {
     return type == DSV4_IQ2_XXS && tokens == 1;

@@ -8,8 +8,8 @@
 #ifndef DSV4_CUDA_STREAM_CUH
 #define DSV4_CUDA_STREAM_CUH
 
-#include "ints.cuh"
 #include "rows.cuh"
+#include "ints.cuh"
 
 enum { TILE = 16, PIECE = 16 /* bytes of a copy */ };
 
@@ -102,8 +102,8 @@ enum {
     DEEP = 3,
     FEW_COPIES = 16,
     MOST_COPIES = 32,
-    IQ2_STRIDE = 128,
-    IQ2_ZEROS = 544
+    IQ2_STRIDE = 128, /* see gemv_room */
+    IQ2_ZEROS = 544   /* as many as iq2_one reads from one place */
 };
 typedef struct {
     int split, depth, copies;
