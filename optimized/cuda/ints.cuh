@@ -31,7 +31,7 @@
 
 enum {
     LIMBS = 4,
-    LIMB_CHUNK = CU_CHUNK * LIMBS /* bytes: [pair of blocks][limb][t][8 of each block] */
+    LIMB_CHUNK = CU_CHUNK * LIMBS /* bytes: [pair of blocks][limb][t][8 of each block] (cu_limb_place) */
 };
 
 /* SUMS: sums of x for the minima, of a chunk. BLOCKS: blocks of 32 columns have factors, and other
@@ -61,6 +61,20 @@ template <> struct int_shape<DSV4_IQ2_XXS> {
 __host__ __device__ constexpr bool cu_apart(int type)
 {
     return type == DSV4_MXFP4;
+}
+
+/* Of one token B's columns 4 .. 7 are limbs of a second block, and a lane has sixteen columns of
+ * one block: see iq2_one. */
+__host__ __device__ constexpr bool cu_block_each(int type, int tokens)
+{
+    return type == DSV4_IQ2_XXS && tokens == 1;
+}
+
+/* Where a limb of a block's 32 columns then lies in its chunk: limbs of neighbouring blocks in
+ * different banks. */
+__host__ __device__ constexpr uint32_t cu_limb_place(uint32_t block, uint32_t limb)
+{
+    return block * 128 + (limb ^ (block & 3u)) * 32;
 }
 
 /* Bytes of a chunk's sums: [low, high byte][limb][slot]. */
@@ -123,10 +137,15 @@ CU_BOTH uint32_t cu_q4_k_minima(const uint32_t header[4], int t)
 }
 
 /* Levels and signs of eight columns (cu_iq2_words) as bytes: 8, 25, 43 and their negatives. */
+CU_BOTH uint32_t cu_iq2_four(uint32_t n) /* by its low half */
+{
+    return cu_bytes(0x002b1908u, 0x00d5e7f8u, n);
+}
+
 CU_BOTH void cu_iq2_codes(uint32_t n, uint32_t v[2])
 {
-    v[0] = cu_bytes(0x002b1908u, 0x00d5e7f8u, n); /* by its low half */
-    v[1] = cu_bytes(0x002b1908u, 0x00d5e7f8u, n >> 16);
+    v[0] = cu_iq2_four(n);
+    v[1] = cu_iq2_four(n >> 16);
 }
 
 /* Eight e2m1 codes, a nibble each, as bytes of four times their values. Two look-ups: a nibble's

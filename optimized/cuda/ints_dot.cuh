@@ -147,12 +147,10 @@ template <int PAIRS> struct int_chunk<DSV4_IQ2_XXS, PAIRS> {
     struct row {
         const uint8_t *index, *low, *high; /* of the first group */
         uint32_t turn, down;
-        __device__ __forceinline__ row(const uint8_t *p, uint32_t stride)
+        explicit __device__ __forceinline__ row(const uint8_t *p)
         {
             uint32_t t = threadIdx.x % 4, half = (uint32_t)(uintptr_t)(p + 2) & 2u;
-            /* seven bits at 7 t, in units of a row of the table: -7 to 31. With rows of fewer words
-             * (MOST_COPIES, FEW_COPIES) it would be 32 somewhere, which the funnel takes for 0. */
-            turn = 7 * t + 8 * half - (stride == 4 * MOST_COPIES ? 7 : 6);
+            turn = 7 * t + 8 * half - 7; /* seven bits at 7 t, times IQ2_STRIDE */
             down = 27 - 8 * half;
             asm("" : "+r"(half), "+r"(turn), "+r"(down)); /* once, not in every turn of the loop */
             index = p + 2 + t;
@@ -165,9 +163,8 @@ template <int PAIRS> struct int_chunk<DSV4_IQ2_XXS, PAIRS> {
                                              uint32_t signs, uint32_t *n, int *scale) const
         {
             uint32_t a = cu_word(low + 8 * i), b = cu_word(high + 8 * i);
-            uint32_t w = cu_word(r.iq2 + (index[8 * i] * r.iq2_stride + book));
-            uint32_t s =
-                cu_word(r.iq2 + ((__funnelshift_r(a, b, turn) & 127 * r.iq2_stride) | signs));
+            uint32_t w = cu_word(r.iq2 + (index[8 * i] * IQ2_STRIDE + book));
+            uint32_t s = cu_word(r.iq2 + (__funnelshift_r(a, b, turn) & 127 * IQ2_STRIDE) + signs);
             if (MUTANT(28) && threadIdx.x % 4 == 3) /* a lane's signs dropped */
                 s = 0;
             *n = w + s;
@@ -178,9 +175,9 @@ template <int PAIRS> struct int_chunk<DSV4_IQ2_XXS, PAIRS> {
                                                const uint8_t *const *x, const uint8_t *const *,
                                                const gemv_room &r, float (*f)[2])
     {
-        uint32_t book = threadIdx.x * 4 & (r.iq2_stride - 1), signs = book | 256 * r.iq2_stride;
+        uint32_t book = 4 * (threadIdx.x & (r.iq2_copies - 1)), signs = book + r.iq2_signs;
         int sum[PAIRS][4] = {};
-        row ra(a, r.iq2_stride), rb(b, r.iq2_stride);
+        row ra(a), rb(b);
 #pragma unroll
         for (int i = 0; i < 8; i += 2) {
             uint32_t na[2], nb[2];
@@ -217,6 +214,105 @@ template <int PAIRS> struct int_chunk<DSV4_IQ2_XXS, PAIRS> {
             f[j][0] = da * joined(sum[j][0], sum[j][1]);
             f[j][1] = db * joined(sum[j][2], sum[j][3]);
         }
+    }
+};
+
+/* Of one token (cu_block_each) two blocks share two mma: lanes t = 0, 1 have the first and the
+ * second half of one block, columns 0 .. 3 of B its limbs; t = 2, 3 and columns 4 .. 7 the block
+ * beside it. A lane then reads one block's scale, and one word of signs for two groups. Lanes of B
+ * whose slots belong to the other block are 0: with ZEROS they read zeros, else nothing. At the end
+ * lanes t and t ^ 2 add up their sums, which are whole numbers: the order is that of several
+ * tokens.
+ *
+ * Which instruction does what is a matter of which units are free: bytes of indices are multiplied
+ * and added to an address by dp4a, halves of words moved down by dp2a, beside the permutations and
+ * shifts, whose unit is the busier one. */
+template <bool ZEROS> struct iq2_one {
+    enum { PAIRS = 4 };
+    /* What no chunk changes: the lane's place among the tables' copies and in a block; an eight
+     * that the compiler does not know: a mask and a bit to set are one instruction then. */
+    uint32_t book, signs, place, odd, eight;
+    bool mine, below; /* this lane's slots of B are its column's; its row is b */
+    int step;         /* bytes from the first pair to the second, from either to two further: 32 */
+    const uint8_t *limbs[2]; /* the lane's x of these, of the first chunk */
+
+    /* Rows that begin in the middle of 16 bytes by turns have blocks b and b + 2 as pairs, others b
+     * and b + 1: the lanes' loads meet in no bank. */
+    __device__ __forceinline__ void start(const gemv_room &r, size_t row_bytes)
+    {
+        /* Not worked out again in every turn: the compiler does not know that this is 0. */
+        uint32_t zero = r.iq2_copies & 8, lane = threadIdx.x + zero, t = lane % 4;
+        uint32_t column = lane / 4 % 8, next = row_bytes % PIECE == 8 ? 2 : 1;
+        book = 4 * (threadIdx.x & (r.iq2_copies - 1));
+        signs = book + r.iq2_signs;
+        place = 2 + t / 2 * next * 8;
+        step = next == 2 ? 8 : 16;
+        odd = t % 2;
+        eight = 8 + zero;
+        mine = column / 4 == t / 2;
+        below = t >= 2;
+#pragma unroll
+        for (uint32_t i = 0; i < 2; i++) {
+            uint32_t block = i * (3 - next) + (MUTANT(33) ? 0 : column / 4 * next);
+            limbs[i] = r.x + cu_limb_place(block, column % 4) + odd * 16;
+            if (ZEROS && !mine)
+                limbs[i] = r.zeros;
+        }
+    }
+
+    /* A chunk of rows a and b = a + down, aligned alike: d times the sum of the lane's pair of
+     * limbs, of row a in lanes t = 0, 1, of b in the others. */
+    __device__ __forceinline__ float dot(const gemv_room &r, const uint8_t *a, int down,
+                                         int chunk) const
+    {
+        const uint32_t which = 127 * IQ2_STRIDE;
+        uint32_t half = (uint32_t)(uintptr_t)(a + 2) & 2u, turn = 14 * odd + 8 * half;
+        uint32_t top = 1u << (24 - 8 * half); /* the byte of a word's end that has the scale */
+        const uint8_t *index = a + place + 2 * odd, *word = a + place + 4;
+        const uint8_t *low = word - half;
+        /* the first half of a word that lies in two */
+        const uint8_t *high = MUTANT(47) ? low : word + half;
+        int x_at = ZEROS && !mine ? 0 : chunk * LIMB_CHUNK, sum[4] = {};
+#pragma unroll
+        for (int i = 0; i < PAIRS; i++) {
+            uint32_t v[2][2][2];
+            int c[4], scale[2];
+            uint4 x = make_uint4(0, 0, 0, 0);
+            if (ZEROS || mine)
+                x = *(const uint4 *)(const void *)(limbs[i % 2] + x_at + i / 2 * 512);
+#pragma unroll
+            for (int k = 0; k < 2; k++) { /* rows */
+                int at = i % 2 * step + i / 2 * 32 + k * down;
+                uint32_t two = cu_load16(index + at), end = cu_word(high + at), level[2], sign[2];
+                uint32_t s = __funnelshift_r(cu_word(low + at), end, turn);
+                level[0] = cu_word(r.iq2 + __dp4a(two, (uint32_t)IQ2_STRIDE, book));
+                level[1] = cu_word(r.iq2 + __dp4a(two, (uint32_t)IQ2_STRIDE << 8, book));
+                sign[0] = cu_word(r.iq2 + ((s * IQ2_STRIDE & which) | signs));
+                sign[1] = cu_word(r.iq2 + ((s & which) | signs));
+                if (MUTANT(28) && threadIdx.x % 4 == 3) /* a lane's signs dropped */
+                    sign[0] = sign[1] = 0;
+                scale[k] = (int)((__dp4a(end, top, 0u) & 0xf0u) | eight); /* eightfold */
+#pragma unroll
+                for (int h = 0; h < 2; h++) {
+                    uint32_t n = level[h] + sign[h];
+                    v[h][k][0] = cu_iq2_four(n);
+                    v[h][k][1] = cu_iq2_four(__dp2a_lo(n, 0x100u, 0u));
+                }
+            }
+            cu_mma_s8(c, v[0][0][0], v[0][1][0], v[0][0][1], v[0][1][1], x.x, x.y);
+            cu_mma_s8_add(c, v[1][0][0], v[1][1][0], v[1][0][1], v[1][1][1], x.z, x.w);
+#pragma unroll
+            for (int k = 0; k < 4; k++)
+                sum[k] += c[k] * scale[k / 2];
+        }
+        int keep[2];
+#pragma unroll
+        for (int k = 0; k < 2; k++) {
+            keep[k] = below ? sum[2 + k] : sum[k];
+            keep[k] += __shfl_xor_sync(0xffffffffu, below ? sum[k] : sum[2 + k], 2);
+        }
+        float d = cu_half(cu_load16(a + (below ? down : 0))) * 0.015625f;
+        return d * joined(keep[0], keep[1]);
     }
 };
 

@@ -97,7 +97,14 @@ enum { MOST_TOKENS = 4 };
 
 /* How a block goes about a matrix. depth: units in a warp's ring, SHALLOW to DEEP; copies: of each
  * of IQ2_XXS's words in shared memory, for the lanes that share one; ints: in whole numbers. */
-enum { SHALLOW = 2, DEEP = 3, FEW_COPIES = 16, MOST_COPIES = 32 };
+enum {
+    SHALLOW = 2,
+    DEEP = 3,
+    FEW_COPIES = 16,
+    MOST_COPIES = 32,
+    IQ2_STRIDE = 128, /* see gemv_room */
+    IQ2_ZEROS = 544   /* as many as iq2_one reads from one place */
+};
 typedef struct {
     int split, depth, copies;
     bool ints;
@@ -132,13 +139,16 @@ typedef struct {
     uint8_t *ring; /* [warps][depth][ROOM] */
     uint8_t *x, *sums;
     float *factors;
-    uint8_t *zeros; /* for a chunk */
+    uint8_t *zeros; /* for a chunk, or IQ2_ZEROS */
     int ld;         /* bytes */
     /* Sums on their way, split > 1: of chunks [2][groups][chunks][T][TILE], or of shares
      * [2][groups][split][T][2][TILE]. */
     float *parts;
-    uint8_t *iq2; /* IQ2_XXS: 256 words of the book, then 128 of the signs, rows of copies */
-    uint32_t iq2_stride;
+    /* IQ2_XXS's words, each IQ2_STRIDE behind the one before: 256 of the book, and 128 of the
+     * signs, iq2_signs behind the book's: of MOST_COPIES in rows of their own, of fewer in the same
+     * ones. */
+    uint8_t *iq2;
+    uint32_t iq2_copies, iq2_signs;
 } gemv_room;
 
 /* Rows of parts 64 bytes apart modulo 128: eight lanes' 16-byte loads meet in no bank. */
@@ -179,15 +189,17 @@ __host__ __device__ __forceinline__ size_t lay_out(const cu_tensor *w, int warps
     int cols = (int)w->cols, chunks = (cols + CU_CHUNK - 1) / CU_CHUNK;
     bool ints = plan.ints;
     r->iq2 = base;
-    r->iq2_stride = (uint32_t)plan.copies * 4;
-    size_t at = w->type == DSV4_IQ2_XXS ? 384 * r->iq2_stride : 0;
+    bool apart = plan.copies == MOST_COPIES;
+    r->iq2_copies = (uint32_t)plan.copies;
+    r->iq2_signs = apart ? 256 * IQ2_STRIDE : 4 * FEW_COPIES;
+    size_t at = w->type == DSV4_IQ2_XXS ? (apart ? 384 : 256) * IQ2_STRIDE : 0;
     r->ring = base + at;
     at += (size_t)(warps * plan.depth * unit);
     r->x = base + at;
     r->ld = parts_stride(cols);
     at += ints ? (size_t)(tokens * chunks * LIMB_CHUNK) : (size_t)(CU_PARTS * tokens * r->ld);
     r->zeros = base + at;
-    at += ints ? 0 : CU_CHUNK * 2;
+    at += !ints ? CU_CHUNK * 2 : w->type == DSV4_IQ2_XXS ? (int)IQ2_ZEROS : 0;
     r->sums = base + at;
     if (w->type == DSV4_Q4_K || w->type == DSV4_Q2_K)
         at += (size_t)(tokens * chunks * sums_bytes(w->type));

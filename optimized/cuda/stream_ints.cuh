@@ -15,17 +15,22 @@ __device__ __forceinline__ float larger(float a, float b)
     return m;
 }
 
+/* The largest magnitude of a chunk, eight columns of a lane, as bits; more if one is NaN. */
+__device__ __forceinline__ uint32_t most_of(const float x[8])
+{
+    float m = larger(larger(larger(x[0], x[1]), larger(x[2], x[3])),
+                     larger(larger(x[4], x[5]), larger(x[6], x[7])));
+    return __reduce_max_sync(0xffffffffu, __float_as_uint(m));
+}
+
 /* Eight columns of a lane: limbs, their sums, the chunk's factor. */
-template <int TYPE>
-__device__ __forceinline__ void limb_chunk(float x[8], uint8_t *limbs, uint8_t *sums, float *factor,
-                                           bool stale)
+template <int TYPE, int T>
+__device__ __forceinline__ void limb_chunk(float x[8], uint32_t most, uint8_t *limbs, uint8_t *sums,
+                                           float *factor, bool stale)
 {
     enum { SUMS = int_shape<TYPE>::SUMS, LANES = SUMS > 0 ? 32 / SUMS : 1 /* of a sum */ };
     int lane = (int)threadIdx.x % 32, t = lane % 4;
     uint32_t w[2][LIMBS];
-    float m = larger(larger(larger(x[0], x[1]), larger(x[2], x[3])),
-                     larger(larger(x[4], x[5]), larger(x[6], x[7])));
-    uint32_t most = __reduce_max_sync(0xffffffffu, __float_as_uint(m));
     int n = cu_fixed_power(most);
     if (n > 127) /* of all lanes; 2^n is no float */
 #pragma unroll
@@ -42,10 +47,13 @@ __device__ __forceinline__ void limb_chunk(float x[8], uint8_t *limbs, uint8_t *
         if (MUTANT(23)) /* a part of x lost */
             w[h][1] = 0;
     }
-    limbs += lane / 8 * 256 + t * 16 + lane / 4 % 2 * 8;
 #pragma unroll
-    for (int l = 0; l < LIMBS; l++)
-        *(uint2 *)(void *)(limbs + 64 * l) = make_uint2(w[0][l], w[1][l]);
+    for (int l = 0; l < LIMBS; l++) {
+        uint32_t to = cu_block_each(TYPE, T)
+                          ? cu_limb_place((uint32_t)lane / 4, (uint32_t)l) + (uint32_t)t * 8
+                          : (uint32_t)(lane / 8 * 256 + t * 16 + lane / 4 % 2 * 8 + 64 * l);
+        *(uint2 *)(void *)(limbs + to) = make_uint2(w[0][l], w[1][l]);
+    }
     if (lane == 0)
         *factor = most < 0x7f800000u ? cu_two_to(-n) : __uint_as_float(0x7fc00000u);
     if constexpr (SUMS > 0) {
@@ -157,6 +165,10 @@ template <int TYPE, int T, int WARPS> struct limb_maker {
                     for (int k = 0; k < AHEAD; k++)
                         if (now + k * step < end)
                             gate(g, x[k], (now + k * step) * CU_CHUNK + at);
+                uint32_t most[AHEAD]; /* side by side: each is waited for */
+#pragma unroll
+                for (int k = 0; k < AHEAD; k++)
+                    most[k] = most_of(x[k]);
 #pragma unroll
                 for (int k = 0; k < AHEAD; k++) {
                     unsigned chunk = now + k * step, n = token * chunks + chunk;
@@ -165,8 +177,8 @@ template <int TYPE, int T, int WARPS> struct limb_maker {
                     /* the last sum stale */
                     bool stale = MUTANT(25) && chunk + 1 == chunks &&
                                  threadIdx.x % 32 / LANES == (unsigned)SUMS - 1;
-                    limb_chunk<TYPE>(x[k], r.x + n * LIMB_CHUNK, r.sums + n * sums_bytes(TYPE),
-                                     r.factors + n, stale);
+                    limb_chunk<TYPE, T>(x[k], most[k], r.x + n * LIMB_CHUNK,
+                                        r.sums + n * sums_bytes(TYPE), r.factors + n, stale);
                 }
             }
         }
@@ -193,7 +205,10 @@ template <int TYPE, int T, int WARPS> struct int_streamer {
         MAIN = U::MAIN,
         REST = U::REST,
         HEIGHT = 32 / (int)MAIN,
-        LOWER = 32 / (int)REST
+        LOWER = 32 / (int)REST,
+        /* From wherever a unit begins, it lies in as many pieces. */
+        EXACT = U::LOOSE && ((int)U::BYTES + PIECE - 1) / PIECE == (int)U::PIECES &&
+                ((int)U::BYTES + 2 * PIECE - 3) / PIECE == (int)U::PIECES
     };
     static_assert((int)U::COLS % CU_CHUNK == 0, "whole chunks");
     static_assert((int)row_shape<TYPE>::CHUNK_BYTES % 2 == 0 && (int)TILE == 16, "rows alike");
@@ -206,9 +221,9 @@ template <int TYPE, int T, int WARPS> struct int_streamer {
     int64_t jump, down;        /* from behind a tile to the next one; HEIGHT rows */
     const uint8_t *from_scale; /* row lane % 16, word lane / 16 */
     int64_t jump_scale;
-    int scale_low; /* of its first byte in its word */
-    int col, rows, slot;
-    bool plain; /* all rows are aligned alike */
+    int scale_low;       /* of its first byte in its word */
+    int col, rows, room; /* room: of the slot, in the ring */
+    int whole; /* so many rows are copied in one go: a tile's, where a lane's are aligned alike */
 
     static __device__ __forceinline__ int bytes_of(int cols)
     {
@@ -243,11 +258,13 @@ template <int TYPE, int T, int WARPS> struct int_streamer {
         }
         col = first;
         rows = (int)g.w.rows - tile * TILE;
-        slot = 0;
-        plain = row_bytes % PIECE == 0;
+        if (first >= last || (EXACT && lane % MAIN >= (int)U::PIECES)) /* nothing to copy */
+            rows = 0;
+        room = 0;
+        whole = (U::PIECES > MAIN ? row_bytes : down) % PIECE == 0 ? (int)TILE : 0x7fffffff;
     }
 
-    /* Behind the tail of a matrix, or where rows are not aligned alike. */
+    /* Behind the tail of a matrix, or where a lane's rows are not aligned alike. */
     template <int LANES, int FIRST>
     __device__ __forceinline__ void copy_some(const uint8_t *at, int bytes, uint8_t *room,
                                               int64_t row_bytes) const
@@ -284,14 +301,14 @@ template <int TYPE, int T, int WARPS> struct int_streamer {
     __device__ __forceinline__ void copy()
     {
         int lane = (int)threadIdx.x % 32;
-        if (rows > 0 && first < last) {
-            uint8_t *room = ring + slot * U::ROOM;
+        if (rows > 0) {
+            uint8_t *unit = ring + room;
             int bytes = bytes_of(cols_of(col));
-            if (plain && rows >= TILE) {
+            if (rows >= whole) {
                 int off = U::LOOSE ? (int)((uintptr_t)from & (PIECE - 1)) : 0;
-                uint32_t to = shared_address(room);
-                if (lane % MAIN * PIECE < off + bytes) {
-                    const uint8_t *p = from - off;
+                uint32_t to = shared_address(unit);
+                if (EXACT || lane % MAIN * PIECE < off + bytes) {
+                    const uint8_t *p = (const uint8_t *)((uintptr_t)from & ~(uintptr_t)(PIECE - 1));
                     uint32_t at = to + lane / MAIN * U::STRIDE + lane % MAIN * PIECE;
 #pragma unroll
                     for (int i = 0; i < TILE / HEIGHT; i++, p += down)
@@ -305,12 +322,12 @@ template <int TYPE, int T, int WARPS> struct int_streamer {
                         copy_16(at + i * LOWER * U::STRIDE, p);
                 }
             } else {
-                copy_some<MAIN, 0>(from, bytes, room, down / HEIGHT);
+                copy_some<MAIN, 0>(from, bytes, unit, down / HEIGHT);
                 if (U::PIECES > MAIN)
-                    copy_some<REST, MAIN>(rest, bytes, room, down / HEIGHT);
+                    copy_some<REST, MAIN>(rest, bytes, unit, down / HEIGHT);
             }
             if constexpr ((int)U::SCALE > 0)
-                copy_scales(cols_of(col), room);
+                copy_scales(cols_of(col), unit);
             from += U::BYTES;
             rest += U::BYTES;
             col += U::COLS;
@@ -323,8 +340,10 @@ template <int TYPE, int T, int WARPS> struct int_streamer {
                 rows -= stride * TILE;
             }
         }
-        slot = slot + 1 == depth ? 0 : slot + 1;
+        room = room + U::ROOM == depth * U::ROOM ? 0 : room + U::ROOM;
         copies_end();
+        if (cu_block_each(TYPE, T) && depth == SHALLOW) /* groups as with DEEP: see multiply_one */
+            copies_end();
     }
 
     static __device__ __forceinline__ void put(const gemv_job &g, int at, int r, int token, float v)
@@ -332,6 +351,84 @@ template <int TYPE, int T, int WARPS> struct int_streamer {
         int64_t n = (int64_t)at * TILE + r;
         if (token < g.tokens && n < g.w.rows)
             g.y[T == 1 ? 0 : token][n] = maybe_bf16(v, g.bf16);
+    }
+
+    /* Number n of SPLIT shares' sums, added up. */
+    template <int SPLIT> static __device__ __forceinline__ float added(const float *part, int n)
+    {
+        float v = 0, p[SPLIT];
+#pragma unroll
+        for (int i = 0; i < SPLIT; i++)
+            p[i] = part[i * T * 2 * TILE + n];
+#pragma unroll
+        for (int i = 0; i < SPLIT; i++)
+            if (!(MUTANT(48) && i == 7)) /* the eighth share lost */
+                v += p[i];
+        return v;
+    }
+
+    /* `split` shares of tile k are in `part`: the group's warps in turn add them up. */
+    static __device__ __forceinline__ void shares_meet(const gemv_job &g, const float *part, int k,
+                                                       int split, int group, bool mine)
+    {
+        int lane = (int)threadIdx.x % 32;
+        asm volatile("bar.sync %0, %1;" ::"r"(1 + group), "r"(32 * split) : "memory");
+        if (!mine)
+            return;
+#pragma unroll
+        for (int n = lane; n < T * 2 * TILE; n += 32) {
+            float v = split == 2   ? added<2>(part, n)
+                      : split == 4 ? added<4>(part, n)
+                      : split == 8 ? added<8>(part, n)
+                                   : added<WARPS>(part, n);
+            v += __shfl_xor_sync(0xffffffffu, v, 16);
+            if (lane < TILE)
+                put(g, k, lane, n / (2 * TILE), v);
+        }
+    }
+
+    /* All tiles of the warp, IQ2_XXS times one token: iq2_one. */
+    __device__ __forceinline__ void multiply_one(const gemv_job &g, const gemv_room &r)
+    {
+        uint32_t warp = threadIdx.x / 32, t = threadIdx.x % 4, at = threadIdx.x / 4 % 8;
+        int split = g.plan.split, shift = 31 - __clz(split), groups = WARPS >> shift;
+        int group = (int)warp >> shift, share = (int)warp & (split - 1), turn = 0;
+        int chunks = (int)((unsigned)(g.w.cols + CU_CHUNK - 1) / CU_CHUNK);
+        uint32_t begins = (uint32_t)(uintptr_t)g.w.data + at * (uint32_t)g.w.row_bytes +
+                          (uint32_t)bytes_of(first);
+        float pair = t % 2 == 0 ? 65536.0f : 1.0f;
+        const uint8_t *mine = ring + at * U::STRIDE;
+        iq2_one<(WARPS > 8)> one; /* faster so with either */
+        one.start(r, g.w.row_bytes);
+        for (int k = g.block * groups + group; k < tiles; k += stride, turn++) {
+            float total = 0;
+            uint32_t off = begins;
+#pragma unroll 1
+            for (int c = first; c < last; c += CU_CHUNK) {
+                int chunk = (int)((unsigned)c / CU_CHUNK);
+                /* the factor of the chunk before */
+                int of = MUTANT(26) && chunk > 0 ? chunk - 1 : chunk;
+                float factor = r.factors[of] * pair;
+                if (MUTANT(24) && chunk > 0 && chunk + 1 == chunks) /* last chunk lost */
+                    factor = 0;
+                copies_wait<DEEP - 1>();
+                __syncwarp();
+                const uint8_t *a = mine + room + (off & (PIECE - 1));
+                off += U::BYTES;
+                total += one.dot(r, a, 8 * U::STRIDE, chunk) * factor;
+                __syncwarp(); /* all lanes are done with the unit's room */
+                copy();
+            }
+            if (split == 1) {
+                float v = total + __shfl_xor_sync(0xffffffffu, total, 1);
+                if (t % 2 == 0)
+                    put(g, k, (int)(at + 4 * t), 0, v);
+                continue;
+            }
+            float *part = r.parts + (size_t)((turn & 1) * groups + group) * split * 2 * TILE;
+            part[(share * 2 + t % 2) * TILE + t / 2 * 8 + at] = total;
+            shares_meet(g, part, k, split, group, (turn & (split - 1)) == share);
+        }
     }
 
     /* All tiles of the warp. */
@@ -369,13 +466,13 @@ template <int TYPE, int T, int WARPS> struct int_streamer {
                 else
                     copies_wait<DEEP - 1>();
                 __syncwarp();
-                const uint8_t *a = ring + slot * U::ROOM + at * U::STRIDE;
+                const uint8_t *a = ring + room + at * U::STRIDE;
                 if (U::LOOSE)
                     a += off & (PIECE - 1);
                 off += U::BYTES;
                 const uint8_t *b = a + 8 * U::STRIDE;
-                const uint8_t *fa = ring + slot * U::ROOM + TILE * U::STRIDE +
-                                    at * U::SCALE_STRIDE + (U::SCALE > 0 ? scale_low : 0);
+                const uint8_t *fa = ring + room + TILE * U::STRIDE + at * U::SCALE_STRIDE +
+                                    (U::SCALE > 0 ? scale_low : 0);
                 const uint8_t *fb = fa + 8 * U::SCALE_STRIDE;
 #pragma unroll 1
                 for (int c = unit; c < unit + cols_of(unit); c += CU_CHUNK) {
@@ -439,22 +536,7 @@ template <int TYPE, int T, int WARPS> struct int_streamer {
                     to[0] = total[j][0];
                     to[8] = total[j][1];
                 }
-            asm volatile("bar.sync %0, %1;" ::"r"(1 + group), "r"(32 * split) : "memory");
-            if ((turn & (split - 1)) == share)
-#pragma unroll
-                for (int n = lane; n < T * 2 * TILE; n += 32) {
-                    float v = 0, p[WARPS];
-#pragma unroll
-                    for (int i = 0; i < WARPS; i++)
-                        p[i] = i < split ? part[i * T * 2 * TILE + n] : 0;
-#pragma unroll
-                    for (int i = 0; i < WARPS; i++)
-                        if (i < split && !(MUTANT(48) && i == 7)) /* the eighth share lost */
-                            v += p[i];
-                    v += __shfl_xor_sync(0xffffffffu, v, 16);
-                    if (lane < TILE)
-                        put(g, k, lane, n / (2 * TILE), v);
-                }
+            shares_meet(g, part, k, split, group, (turn & (split - 1)) == share);
         }
     }
 };
@@ -472,12 +554,15 @@ __device__ __forceinline__ void stream_ints(const gemv_job &g, const gemv_room &
         for (int i = 0; i < s.depth; i++)
             s.copy();
     if (TYPE == DSV4_IQ2_XXS) { /* every word once for each lane, or for every other one */
-        int each = 27 - __clz((int)r.iq2_stride); /* a power of two */
+        int each = 29 - __clz((int)r.iq2_copies); /* a power of two */
         for (int i = threadIdx.x; i < 384 << each; i += WARPS * 32) {
             int n = i >> each;
             uint32_t v = __ldg(n < 256 ? words->book[n] : words->signs[n - 256]);
-            *(uint4 *)(void *)(r.iq2 + 16 * i) = make_uint4(v, v, v, v);
+            uint32_t row = n < 256 ? n * IQ2_STRIDE : (n - 256) * IQ2_STRIDE + r.iq2_signs;
+            *(uint4 *)(void *)(r.iq2 + row + (i & ((1 << each) - 1)) * 16) = make_uint4(v, v, v, v);
         }
+        if (threadIdx.x < IQ2_ZEROS / 16)
+            *(uint4 *)(void *)(r.zeros + 16 * threadIdx.x) = make_uint4(0, 0, 0, 0);
         __syncthreads();
     }
     limb_maker<TYPE, T, WARPS> limbs;
@@ -494,7 +579,10 @@ __device__ __forceinline__ void stream_ints(const gemv_job &g, const gemv_room &
     });
     if (!MUTANT(13)) /* missing barrier: the vectors are read while they are written */
         limbs.meet(g);
-    s.multiply(g, r);
+    if constexpr (cu_block_each(TYPE, T))
+        s.multiply_one(g, r);
+    else
+        s.multiply(g, r);
 }
 
 #endif
