@@ -149,6 +149,14 @@ __device__ __forceinline__ uint64_t passing()
     return policy;
 }
 
+/* Where a copy with a policy goes in shared memory. ptxas (13.0) takes an address apart into a
+ * thread's part and a block's, and then encodes other registers than those of the address and the
+ * policy: an illegal instruction. It cannot take this apart; threadIdx.y is 0. */
+__device__ __forceinline__ uint32_t copy_target(const void *p)
+{
+    return (uint32_t)__cvta_generic_to_shared(p) ^ threadIdx.y;
+}
+
 static inline unsigned cu_blocks(int64_t n, int64_t per)
 {
     return (unsigned)((n + per - 1) / per);

@@ -397,7 +397,8 @@ static bool pairs(const gemv_segment *g)
 {
     const cu_tensor *w = &g->s.w;
     bool long_way = w->type == DSV4_IQ2_XXS && w->rows >= 65536;
-    return (g->plan.ints || is_float(w->type)) && !long_way &&
+    bool alone = w->type == DSV4_FP4; /* faster so in a step */
+    return (g->plan.ints || is_float(w->type)) && !long_way && !alone &&
            shared_bytes(w, FEW, tightest(g->plan.ints), 1) <= half_shared();
 }
 

@@ -199,7 +199,7 @@ __device__ __forceinline__ float4 load_there(const float *from, bool there)
 /* Four weights on their way into shared memory, or zeros. */
 __device__ __forceinline__ void fetch_weights(float4 *to, const float *from, bool there)
 {
-    unsigned at = (unsigned)__cvta_generic_to_shared(to);
+    uint32_t at = copy_target(to);
     asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2, %3;" ::"r"(at),
                  "l"(from), "r"(there ? 16 : 0), "l"(passing())
                  : "memory");

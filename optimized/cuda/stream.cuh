@@ -15,11 +15,6 @@ enum { TILE = 16, PIECE = 16 /* bytes of a copy */ };
 
 /* ---- asynchronous copies --------------------------------------------------------------------- */
 
-__device__ __forceinline__ uint32_t shared_address(const void *p)
-{
-    return (uint32_t)__cvta_generic_to_shared(p);
-}
-
 __device__ __forceinline__ void copy_16(uint32_t to, const uint8_t *from)
 {
     /* The line's other sectors are wanted soon. */
@@ -431,7 +426,7 @@ template <int TYPE, int T, int WARPS> struct streamer {
         enum { HEIGHT = 32 / LANES };
         int lane = (int)threadIdx.x % 32, piece = (FIRST + lane % LANES) * PIECE;
         int off = U::LOOSE ? (int)((uintptr_t)at & (PIECE - 1)) : 0;
-        uint32_t to = shared_address(room + lane / LANES * U::STRIDE + piece);
+        uint32_t to = copy_target(room + lane / LANES * U::STRIDE + piece);
         size_t step = (size_t)HEIGHT * w.row_bytes;
         if (plain && rows >= TILE) { /* every row begins as the first does */
             at += piece - off;
@@ -466,7 +461,7 @@ template <int TYPE, int T, int WARPS> struct streamer {
                 int low = (int)((uintptr_t)s & 3);
                 int n = low + (cols * U::SCALE + U::COLS - 1) / U::COLS;
                 uint32_t words =
-                    shared_address(room + TILE * U::STRIDE + lane % 16 * U::SCALE_STRIDE);
+                    copy_target(room + TILE * U::STRIDE + lane % 16 * U::SCALE_STRIDE);
 #pragma unroll
                 for (int i = 0; i < ((int)U::SCALE_STRIDE / 4 + 1) / 2; i++) {
                     int word = lane / 16 + 2 * i;

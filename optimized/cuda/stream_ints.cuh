@@ -274,7 +274,7 @@ template <int TYPE, int T, int WARPS> struct int_streamer {
         for (int r = lane / LANES; r < TILE && r < rows; r += 32 / LANES) {
             int off = (int)((uintptr_t)at & (PIECE - 1));
             if (piece < off + bytes)
-                copy_16(shared_address(room + r * U::STRIDE + piece), at - off);
+                copy_16(copy_target(room + r * U::STRIDE + piece), at - off);
             at += 32 / LANES * row_bytes;
         }
     }
@@ -282,7 +282,7 @@ template <int TYPE, int T, int WARPS> struct int_streamer {
     __device__ __forceinline__ void copy_scales(int cols, uint8_t *room)
     {
         int lane = (int)threadIdx.x % 32, words = (scale_low + cols * U::SCALE / U::COLS + 3) / 4;
-        uint32_t to = shared_address(room + TILE * U::STRIDE + lane % 16 * U::SCALE_STRIDE);
+        uint32_t to = copy_target(room + TILE * U::STRIDE + lane % 16 * U::SCALE_STRIDE);
         if (lane % 16 < rows)
 #pragma unroll
             for (int i = 0; i < ((int)U::SCALE_STRIDE / 4 + 1) / 2; i++)
@@ -306,7 +306,7 @@ template <int TYPE, int T, int WARPS> struct int_streamer {
             int bytes = bytes_of(cols_of(col));
             if (rows >= whole) {
                 int off = U::LOOSE ? (int)((uintptr_t)from & (PIECE - 1)) : 0;
-                uint32_t to = shared_address(unit);
+                uint32_t to = copy_target(unit);
                 if (EXACT || lane % MAIN * PIECE < off + bytes) {
                     const uint8_t *p = (const uint8_t *)((uintptr_t)from & ~(uintptr_t)(PIECE - 1));
                     uint32_t at = to + lane / MAIN * U::STRIDE + lane % MAIN * PIECE;
