@@ -222,7 +222,8 @@ template <int TYPE, int T, int WARPS> struct int_streamer {
     const uint8_t *from_scale; /* row lane % 16, word lane / 16 */
     int64_t jump_scale;
     int scale_low;       /* of its first byte in its word */
-    int col, rows, room; /* room: of the slot, in the ring */
+    int col, rows, room;  /* room: of the slot, in the ring */
+    uint32_t to, to_rest; /* this lane's piece in the first slot */
     int whole; /* so many rows are copied in one go: a tile's, where a lane's are aligned alike */
 
     static __device__ __forceinline__ int bytes_of(int cols)
@@ -260,7 +261,10 @@ template <int TYPE, int T, int WARPS> struct int_streamer {
         rows = (int)g.w.rows - tile * TILE;
         if (first >= last || (EXACT && lane % MAIN >= (int)U::PIECES)) /* nothing to copy */
             rows = 0;
-        room = 0;
+        /* Neither is known to be the same for all lanes: see copy_target(). */
+        room = (int)threadIdx.y;
+        to = copy_target(ring + lane / MAIN * U::STRIDE + lane % MAIN * PIECE);
+        to_rest = copy_target(ring + lane / REST * U::STRIDE + (MAIN + lane % REST) * PIECE);
         whole = (U::PIECES > MAIN ? row_bytes : down) % PIECE == 0 ? (int)TILE : 0x7fffffff;
     }
 
@@ -306,17 +310,16 @@ template <int TYPE, int T, int WARPS> struct int_streamer {
             int bytes = bytes_of(cols_of(col));
             if (rows >= whole) {
                 int off = U::LOOSE ? (int)((uintptr_t)from & (PIECE - 1)) : 0;
-                uint32_t to = copy_target(unit);
                 if (EXACT || lane % MAIN * PIECE < off + bytes) {
                     const uint8_t *p = (const uint8_t *)((uintptr_t)from & ~(uintptr_t)(PIECE - 1));
-                    uint32_t at = to + lane / MAIN * U::STRIDE + lane % MAIN * PIECE;
+                    uint32_t at = to + (uint32_t)room;
 #pragma unroll
                     for (int i = 0; i < TILE / HEIGHT; i++, p += down)
                         copy_16(at + i * HEIGHT * U::STRIDE, p);
                 }
                 if (U::PIECES > MAIN && (MAIN + lane % REST) * PIECE < off + bytes) {
                     const uint8_t *p = rest - off;
-                    uint32_t at = to + lane / REST * U::STRIDE + (MAIN + lane % REST) * PIECE;
+                    uint32_t at = to_rest + (uint32_t)room;
 #pragma unroll
                     for (int i = 0; i < TILE / LOWER; i++, p += down * LOWER / HEIGHT)
                         copy_16(at + i * LOWER * U::STRIDE, p);
@@ -340,7 +343,7 @@ template <int TYPE, int T, int WARPS> struct int_streamer {
                 rows -= stride * TILE;
             }
         }
-        room = room + U::ROOM == depth * U::ROOM ? 0 : room + U::ROOM;
+        room += room == (depth - 1) * U::ROOM ? -(depth - 1) * (int)U::ROOM : (int)U::ROOM;
         copies_end();
         if (cu_block_each(TYPE, T) && depth == SHALLOW) /* groups as with DEEP: see multiply_one */
             copies_end();
