@@ -276,8 +276,15 @@ static dsv4_status model(bench *x, const char *path, int prefill, dsv4_numerics 
            "floor's rate; whole step %.1f%%\n",
            dense / layers / 1e6, x->read / 1e9, 1e6 * dense / layers / x->read,
            100 * dense / layers / x->read / each, 100 * floor_bytes / x->read / step);
-    if (apart)
-        status = bench_steps(s, err);
+    if (apart) {
+        status = bench_steps(s, &step, err);
+        each = (step - head) / layers;
+        if (status == DSV4_OK)
+            printf("step after step on the device, without the host's calls: a layer %.1f us, "
+                   "%.1f%% of the floor's rate; whole step %.1f us, %.1f%%\n",
+                   1e6 * each, 100 * dense / layers / x->read / each, 1e6 * step,
+                   100 * floor_bytes / x->read / step);
+    }
 done:
     free(tokens);
     free(logits);

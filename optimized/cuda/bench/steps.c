@@ -54,7 +54,7 @@ static bool time_without(dsv4_cuda_session *s, const char *name, double *us)
     return true;
 }
 
-dsv4_status bench_steps(dsv4_cuda_session *s, dsv4_error *err)
+dsv4_status bench_steps(dsv4_cuda_session *s, double *step, dsv4_error *err)
 {
     const cu_launch_count *list;
     cu_launch_count found[CU_MOST_COUNTED];
@@ -92,5 +92,6 @@ dsv4_status bench_steps(dsv4_cuda_session *s, dsv4_error *err)
     }
     cu_graph_free(s->graph);
     s->graph = NULL;
+    *step = 1e-6 * all;
     return cu_take_error(err);
 }

@@ -7,7 +7,7 @@
 /* Prints which kernels a decode step launches and what each costs: the step is recorded anew
  * without an operator's launches, and replayed; what it then takes less is what they cost where
  * they stand, beside the work that they overlap with. The session must have decoded a token; its
- * state is worth nothing afterwards. */
-dsv4_status bench_steps(dsv4_cuda_session *s, dsv4_error *err);
+ * state is worth nothing afterwards. A whole step's seconds go to *step. */
+dsv4_status bench_steps(dsv4_cuda_session *s, double *step, dsv4_error *err);
 
 #endif
