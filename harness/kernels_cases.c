@@ -173,9 +173,9 @@ static void cases_linear_few(kernel_run *k, dsv4_type type, int step)
             one_linear(k, type, 18, 512, 9, 0, f, false);
         }
     }
-    /* More tiles than a device has warps of eight on every multiprocessor: several for some. */
+    /* More tiles than a device has warps, of sixteen on every multiprocessor: several for some. */
     if (strcmp(k->label, "cuda") == 0 && type != DSV4_F32 && type != DSV4_F16)
-        one_linear(k, type, 20000, 256, 1, 0, FILL_NOISE, false);
+        one_linear(k, type, 40000, 256, 1, 0, FILL_NOISE, false);
 }
 
 static void cases_linear(kernel_run *k)
