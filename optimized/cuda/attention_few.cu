@@ -364,10 +364,9 @@ static __global__ void __launch_bounds__(THREADS, 1)
             };
             if (plain == 0)
                 by_parts(three, true, values);
-            else
+            else /* some have no parts: tile by tile, fetched again */
 #pragma unroll 1
-                for (int m = 0; m < WAVE;
-                     m++) { /* some have no parts: tile by tile, fetched again */
+                for (int m = 0; m < WAVE; m++) {
                     const float *there = m < 2 ? row[0] : row[1];
                     const b_parts w = m == 0 ? b[0] : m == 1 ? b[1] : b[2];
                     float shrink[2];

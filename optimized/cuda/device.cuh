@@ -75,7 +75,7 @@ extern "C" bool cu_same_name(const char *a, const char *b);
         cudaLaunchConfig_t launch_ = {};                                                           \
         launch_.gridDim = (grid);                                                                  \
         launch_.blockDim = (block);                                                                \
-        if (REFUSED(op, shared))                                                                      \
+        if (REFUSED(op, shared))                                                                   \
             launch_.blockDim = 4096;                                                               \
         launch_.dynamicSmemBytes = (shared);                                                       \
         launch_.stream = (queue);                                                                  \

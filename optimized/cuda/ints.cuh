@@ -31,7 +31,8 @@
 
 enum {
     LIMBS = 4,
-    LIMB_CHUNK = CU_CHUNK * LIMBS /* bytes: [pair of blocks][limb][t][8 of each block] (cu_limb_place) */
+    /* bytes: [pair of blocks][limb][t][8 of each block]; cu_block_each: cu_limb_place */
+    LIMB_CHUNK = CU_CHUNK * LIMBS
 };
 
 /* SUMS: sums of x for the minima, of a chunk. BLOCKS: blocks of 32 columns have factors, and other
