@@ -631,15 +631,6 @@ static void layer_forward(dsv4_cuda_session *s, int number, int layer, int next,
     moe(s, w, l->swiglu_limit, layer, next >= 0 ? &after : NULL, b);
 }
 
-static void all_layers(dsv4_cuda_session *s, const block *b)
-{
-    int layers = s->d->model->config.num_hidden_layers;
-    sublayer first = attention_of(s, 0, 0);
-    hc_enter(s, &first, NULL, b);
-    for (int l = 0; l < layers; l++)
-        layer_forward(s, l, l, l + 1 < layers ? l + 1 : -1, b);
-}
-
 /* ---- the ends ------------------------------------------------------------------------------- */
 
 /* Streams of n tokens to b.norm, by a head's gates. tapped: the main head, which is listened to. */
@@ -719,59 +710,55 @@ static void mtp_forward(dsv4_cuda_session *s, const int32_t *ids, int64_t n)
     }
 }
 
-static cu_step_args step_of(const dsv4_cuda_session *s, int64_t n)
+/* What goes through the model together: of a batch its members' tokens. */
+static block block_of(const dsv4_cuda_session *s, int64_t n)
+{
+    if (s->n_members > 0)
+        return (block){s->ids, s->positions, 0, n};
+    return (block){n == 1 ? &s->step->token : s->ids, &s->step->pos, s->position, n};
+}
+
+void cu_begin(dsv4_cuda_session *s, const int32_t *tokens, int64_t n)
 {
     const dsv4_config *c = &s->d->model->config;
-    return (cu_step_args){.n = n,
-                          .table = s->d->embed,
-                          .copies = c->hc_mult,
-                          .half = c->qk_rope_head_dim / 2,
-                          .bf16 = deployed(s),
-                          .x = s->streams,
-                          .inv_freq = {s->inv_plain, s->inv_compress},
-                          .cosine = {s->cos_plain, s->cos_compress},
-                          .sine = {s->sin_plain, s->sin_compress}};
-}
-
-void cu_begin(dsv4_cuda_session *s, int32_t token, int64_t n)
-{
-    cu_step_args a = step_of(s, n);
+    bool several = s->n_members > 0;
+    cu_step_args a = {.n = n,
+                      .positions_to = several ? s->positions : &s->step->pos,
+                      .n_positions = several ? s->n_members : 2,
+                      .apart = several,
+                      .ids = several || n == 1 ? NULL : s->ids,
+                      .ids_to = several ? s->ids : &s->step->token,
+                      .table = s->d->embed,
+                      .copies = c->hc_mult,
+                      .half = c->qk_rope_head_dim / 2,
+                      .bf16 = deployed(s),
+                      .x = s->streams,
+                      .inv_freq = {s->inv_plain, s->inv_compress},
+                      .cosine = {s->cos_plain, s->cos_compress},
+                      .sine = {s->sin_plain, s->sin_compress}};
     a.position[0] = s->position;
     a.position[1] = s->position > 0 ? s->position - 1 : 0;
-    a.positions_to = &s->step->pos;
-    a.n_positions = 2;
-    a.token[0] = token;
-    a.ids = n > 1 ? s->ids : NULL;
-    a.ids_to = &s->step->token;
-    cu_begin_step(s->stream, &a);
-}
-
-void cu_begin_batch(dsv4_cuda_session *s, const int32_t *tokens)
-{
-    cu_step_args a = step_of(s, s->n_members);
-    a.apart = true;
+    a.token[0] = tokens[0];
     for (int i = 0; i < s->n_members; i++) {
         a.position[i] = s->members[i]->position;
         a.token[i] = tokens[i];
     }
-    a.positions_to = s->positions;
-    a.n_positions = s->n_members;
-    a.ids_to = s->ids;
     cu_begin_step(s->stream, &a);
 }
 
 void cu_forward(dsv4_cuda_session *s, int64_t n, bool logits)
 {
-    block b = {n == 1 ? &s->step->token : s->ids, &s->step->pos, s->position, n};
-    all_layers(s, &b);
+    block b = block_of(s, n);
+    int layers = s->d->model->config.num_hidden_layers;
+    sublayer first = attention_of(s, 0, 0);
+    hc_enter(s, &first, NULL, &b);
+    for (int l = 0; l < layers; l++)
+        layer_forward(s, l, l, l + 1 < layers ? l + 1 : -1, &b);
+    if (s->n_members > 0) {
+        head_of(s, 0, 0, n);
+        return;
+    }
     head(s, s->position, n, logits);
     if (s->options.mtp)
         mtp_forward(s, b.ids, n);
-}
-
-void cu_forward_batch(dsv4_cuda_session *s)
-{
-    block b = {s->ids, s->positions, 0, s->n_members};
-    all_layers(s, &b);
-    head_of(s, 0, 0, b.n);
 }

@@ -61,8 +61,10 @@ __device__ __forceinline__ void angle_of(int64_t position, float inv_freq, float
     float angle = (float)position * inv_freq;
     if (MUTANT(2)) /* the angle loses its float32 rounding */
         angle = __fmul_rz((float)position, inv_freq);
-    *cosine = (float)cos((double)angle);
-    *sine = (float)sin((double)angle);
+    double s, c;
+    sincos((double)angle, &s, &c);
+    *cosine = (float)c;
+    *sine = (float)s;
 }
 
 /* FP8 (block 64) or FP4 (block 32, fp4) on the first `columns` columns: a warp a block. Needs a
