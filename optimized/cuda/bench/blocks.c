@@ -49,7 +49,7 @@ double replayed(bench *x, void (*what)(bench *x, void *ctx, int i), void *ctx, i
     for (int i = 0; i < calls; i++)
         what(x, ctx, i);
     if (!cu_ok(cudaStreamEndCapture(x->s, &graph), "a bench", calls) ||
-        !cu_ok(cudaGraphInstantiate(&exec, graph, 0), "a bench", calls))
+        !cu_ok(cudaGraphInstantiateWithFlags(&exec, graph, 0), "a bench", calls))
         return 0;
     for (int r = -2; r < REPLAYS; r++) {
         cudaEventRecord(x->a, x->s);
