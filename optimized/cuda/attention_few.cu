@@ -161,8 +161,8 @@ static __global__ void __launch_bounds__(THREADS, AT_ONCE == 1 ? 2 : 1)
         other = true; /* the next ones were not asked for ahead */
     };
     bool q_three, q_plain;
-    auto keep_queries = [&](bool live) {
-        uint32_t below = live ? 0 : 1;
+    auto keep_queries = [&] {
+        uint32_t below = 0;
         float size = 0;
 #pragma unroll
         for (int k = 0; k < STEPS; k++) {
@@ -175,8 +175,7 @@ static __global__ void __launch_bounds__(THREADS, AT_ONCE == 1 ? 2 : 1)
         q_three = __any_sync(0xffffffffu, below != 0);
         q_plain = __any_sync(0xffffffffu, !has_parts(size));
     };
-    auto turn_queries = [&](bool round_is_live) {
-        bool live = round_is_live;
+    auto turn_queries = [&](bool live) {
         const float *cosine = a.cosine + i * (a.rope / 2), *sine = a.sine + i * (a.rope / 2);
         float *to = turned_room->turned[warp];
         live = live && head0 + warp < a.heads;
@@ -192,28 +191,35 @@ static __global__ void __launch_bounds__(THREADS, AT_ONCE == 1 ? 2 : 1)
             const float4 *from = (const float4 *)(const void *)&turned_room->turned[g][c];
             q[k] = head0 + g < a.heads && c < dim ? *from : make_float4(0, 0, 0, 0);
         }
-        keep_queries(round_is_live);
+        keep_queries();
     };
     if (KIND == READY) {
         ask(begin, end);
-        keep_queries(true);
-    } else if (KIND == RAW_LISTED)
+        keep_queries();
+    } else if (KIND == RAW) {
+        ask(begin, end);
+#pragma unroll 1
+        for (int round = rounds.first; round < rounds.end; round++) {
+            if (round == 1 && !MUTANT(53)) /* queries that are not there yet */
+                wait_for_previous();
+            turn_queries(round == 1);
+            if (round != 1)
+                __syncthreads(); /* the heads are used up */
+        }
+    } else
         turn_queries(true);
 
     float o[STEPS][1][4];
     float max_of, sum_of; /* of head `warp`; sum_of: of rows lane % 8 and + 8 */
 #pragma unroll 1
-    for (int round = KIND != READY ? rounds.first : 1; round < 2; round++) {
-        bool live = KIND == READY || round == 1;
+    for (int round = KIND == RAW_LISTED ? rounds.first : 1; round < 2; round++) {
+        bool live = KIND != RAW_LISTED || round == 1;
         int last = live ? end : begin + 1;
-        if (KIND == RAW)
-            ask(begin, end);
-        if (KIND != READY && live && !MUTANT(53)) /* queries or a list not there yet */
-            wait_for_previous();
-        if (KIND == RAW)
-            turn_queries(live);
-        if (KIND == RAW_LISTED)
+        if (KIND == RAW_LISTED) {
+            if (live && !MUTANT(53)) /* a list that is not there yet */
+                wait_for_previous();
             ask(begin, live ? end : begin);
+        }
 #pragma unroll
         for (int k = 0; k < STEPS; k++)
 #pragma unroll
