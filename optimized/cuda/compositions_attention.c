@@ -333,7 +333,11 @@ void check_scores(bed *b)
         EACH_KIND(b)
         {
             char text[96];
-            scores_case c = {2, shapes[i].rows, shapes[i].heads, shapes[i].dim, shapes[i].rope};
+            scores_case c = {.n = 2,
+                             .n_rows = shapes[i].rows,
+                             .heads = shapes[i].heads,
+                             .dim = shapes[i].dim,
+                             .rope = shapes[i].rope};
             snprintf(text, sizeof text, "scores_alone/heads=%d,dim=%d,rope=%d,pos=%d,rows=%d",
                      c.heads, c.dim, c.rope, shapes[i].pos0, shapes[i].rows);
             if (!cu_indexer_takes_raw(1, c.n_rows, c.heads, c.dim, c.rope) || !bed_wanted(b, text))

@@ -8,8 +8,8 @@ static __global__ void compressor_pool(const float *prev_kv, const float *prev_z
     begin();
     int k = blockIdx.x * blockDim.x + threadIdx.x;
     if (k < dim)
-        c[k] =
-            pool(prev_kv, prev_z, kv, z, prev_kv != NULL ? 0 : -1, 0, ratio, ratio, lanes, dim, k);
+        c[k] = pool(prev_kv, prev_z, kv, z, prev_kv != NULL ? 0 : -1, 0, ratio, ratio, lanes, dim,
+                    k);
 }
 
 extern "C" void cu_compressor_pool(cu_stream s, const float *prev_kv, const float *prev_z,
