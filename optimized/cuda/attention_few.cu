@@ -175,10 +175,10 @@ static __global__ void __launch_bounds__(THREADS, AT_ONCE == 1 ? 2 : 1)
         q_three = __any_sync(0xffffffffu, below != 0);
         q_plain = __any_sync(0xffffffffu, !has_parts(size));
     };
-    auto turn_queries = [&](bool live) {
+    auto turn_queries = [&] {
         const float *cosine = a.cosine + i * (a.rope / 2), *sine = a.sine + i * (a.rope / 2);
         float *to = turned_room->turned[warp];
-        live = live && head0 + warp < a.heads;
+        bool live = head0 + warp < a.heads;
         raw_query x = load_query(heads + warp * dim, dim, a.rope, cosine, sine, live);
         norm_query(&x, to, dim, a.eps, bf16);
         if (!MUTANT(52)) /* not turned */
@@ -196,30 +196,22 @@ static __global__ void __launch_bounds__(THREADS, AT_ONCE == 1 ? 2 : 1)
     if (KIND == READY) {
         ask(begin, end);
         keep_queries();
-    } else if (KIND == RAW) {
+    } else if (KIND == RAW)
         ask(begin, end);
-#pragma unroll 1
-        for (int round = rounds.first; round < rounds.end; round++) {
-            if (round == 1 && !MUTANT(53)) /* queries that are not there yet */
-                wait_for_previous();
-            turn_queries(round == 1);
-            if (round != 1)
-                __syncthreads(); /* the heads are used up */
-        }
-    } else
-        turn_queries(true);
+    else
+        turn_queries();
 
     float o[STEPS][1][4];
     float max_of, sum_of; /* of head `warp`; sum_of: of rows lane % 8 and + 8 */
 #pragma unroll 1
-    for (int round = KIND == RAW_LISTED ? rounds.first : 1; round < 2; round++) {
-        bool live = KIND != RAW_LISTED || round == 1;
-        int last = live ? end : begin + 1;
-        if (KIND == RAW_LISTED) {
-            if (live && !MUTANT(53)) /* a list that is not there yet */
-                wait_for_previous();
-            ask(begin, live ? end : begin);
-        }
+    for (int round = JOINS ? rounds.first : 1; round < 2; round++) { /* 0: of the join */
+        bool live = !JOINS || round == 1;
+        if (KIND != READY && live && !MUTANT(53)) /* queries or a list that are not there yet */
+            wait_for_previous();
+        if (KIND == RAW && live)
+            turn_queries();
+        if (KIND == RAW_LISTED)
+            ask(begin, end);
 #pragma unroll
         for (int k = 0; k < STEPS; k++)
 #pragma unroll
@@ -228,8 +220,8 @@ static __global__ void __launch_bounds__(THREADS, AT_ONCE == 1 ? 2 : 1)
         max_of = -FLT_MAX;
         sum_of = 0;
 #pragma unroll 1
-        for (int tile = begin; tile < last; tile += AT_ONCE) {
-            uint32_t f[AT_ONCE][STEPS][KEPT][4], low = live || a.bf16_rows ? 0u : 1u;
+        for (int tile = begin; live && tile < end; tile += AT_ONCE) {
+            uint32_t f[AT_ONCE][STEPS][KEPT][4], low = 0;
             float size;
             unsigned plain = 0; /* bit m: tile m is */
             float dot[AT_ONCE][1][4] = {};
@@ -459,7 +451,7 @@ static __global__ void __launch_bounds__(THREADS, AT_ONCE == 1 ? 2 : 1)
                     }
                 }
             __syncwarp(); /* the last parts are used up */
-            if (tile + AT_ONCE < last)
+            if (tile + AT_ONCE < end)
                 ask(tile + AT_ONCE, end);
         }
 #if __CUDA_ARCH__ >= 900 && CAN_SEND

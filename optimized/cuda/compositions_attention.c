@@ -424,7 +424,6 @@ static void attention_runs(bed *b, const char *what, bool raw, bool settled,
                               .k = k,
                               .raw = raw,
                               .settled = settled,
-                              .bf16_rows = b->numerics != DSV4_MATH,
                               .back = of->back,
                               .rope = of->rope}};
     c.a.splits = cu_attention_splits(of->window + (ratio == 4 ? k : most));

@@ -363,7 +363,6 @@ static void attend_part(dsv4_cuda_session *s, const cu_layer *w, int number, int
                            .scratch = s->attention_scratch + p->first * s->attention_each,
                            .raw = raw,
                            .settled = settled,
-                           .bf16_rows = steps(s),
                            .back = back,
                            .rope = c->qk_rope_head_dim,
                            .cosine = (ratio > 0 ? s->cos_compress : s->cos_plain) + angles,

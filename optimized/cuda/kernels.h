@@ -232,7 +232,6 @@ typedef struct {
     /* Of raw queries: when the kernel of the last launch lets this one start, all is there but q
      * or, if there is a list, all but that. */
     bool settled;
-    bool bf16_rows; /* rows are bf16 numbers, as far as one knows: what is rehearsed then */
 } cu_attention_args;
 bool cu_attention_turns(int64_t n, int dim, int rope);
 bool cu_attention_takes_raw(int64_t n, int dim, int rope);
