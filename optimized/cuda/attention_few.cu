@@ -1,9 +1,9 @@
 /* attention_few.cu - the splits of one token and two: attention.cu's operations in its order, so
  * its bits, with less on the way. What a multiprocessor has of rows and q is asked for at once,
- * straight into registers, three tiles at a time. A row's first part stays there and is turned
+ * straight into registers, up to three tiles at a time. A row's first part stays there and is turned
  * (movmatrix), as values; the other parts, which bf16 rows do not have, go through shared memory.
- * The block meets twice for the three tiles: a warp a head puts its scores together and works out
- * its weights. */
+ * The block meets twice for these tiles: a warp a head puts its scores together and works out its
+ * weights. One token's splits, if they are eight, send each other what they have, and join. */
 #include <cmath>
 
 #include "attention.cuh"
@@ -75,11 +75,10 @@ __device__ __forceinline__ float over_eight(float v)
  * warp a head: while its rows are on their way, or, where rows wait for a list, before that. */
 enum { READY, RAW, RAW_LISTED };
 
-/* grid: splits, groups of 8 heads, tokens. rounds: of what raw queries have to wait for. */
+/* grid: splits, groups of 8 heads, tokens. JOINS: eight splits, which see each other's memory. */
 template <int KIND, int AT_ONCE, bool JOINS>
-static __global__ void __launch_bounds__(THREADS, AT_ONCE == 1 ? 2 : 1)
-    attention_few(const __grid_constant__ cu_attention_args a, float *out, float scale, bool bf16,
-                  cu_rounds rounds)
+static __global__ void __launch_bounds__(THREADS, 1)
+    attention_few(const __grid_constant__ cu_attention_args a, float *out, float scale, bool bf16)
 {
     let_next_start();
     extern __shared__ __align__(16) uint8_t memory[];
@@ -203,297 +202,291 @@ static __global__ void __launch_bounds__(THREADS, AT_ONCE == 1 ? 2 : 1)
 
     float o[STEPS][1][4];
     float max_of, sum_of; /* of head `warp`; sum_of: of rows lane % 8 and + 8 */
+    if (KIND != READY && !MUTANT(53)) /* queries or a list that are not there yet */
+        wait_for_previous();
+    if (KIND == RAW)
+        turn_queries();
+    if (KIND == RAW_LISTED)
+        ask(begin, end);
+#pragma unroll
+    for (int k = 0; k < STEPS; k++)
+#pragma unroll
+        for (int e = 0; e < 4; e++)
+            o[k][0][e] = 0;
+    max_of = -FLT_MAX;
+    sum_of = 0;
 #pragma unroll 1
-    for (int round = JOINS ? rounds.first : 1; round < 2; round++) { /* 0: of the join */
-        bool live = !JOINS || round == 1;
-        if (KIND != READY && live && !MUTANT(53)) /* queries or a list that are not there yet */
-            wait_for_previous();
-        if (KIND == RAW && live)
-            turn_queries();
-        if (KIND == RAW_LISTED)
-            ask(begin, end);
+    for (int tile = begin; tile < end; tile += AT_ONCE) {
+        uint32_t f[AT_ONCE][STEPS][KEPT][4], low = 0;
+        float size;
+        unsigned plain = 0; /* bit m: tile m is */
+        float dot[AT_ONCE][1][4] = {};
 #pragma unroll
-        for (int k = 0; k < STEPS; k++)
+        for (int m = 0; m < AT_ONCE; m++) {
+            size = 0;
 #pragma unroll
-            for (int e = 0; e < 4; e++)
-                o[k][0][e] = 0;
-        max_of = -FLT_MAX;
-        sum_of = 0;
-#pragma unroll 1
-        for (int tile = begin; live && tile < end; tile += AT_ONCE) {
-            uint32_t f[AT_ONCE][STEPS][KEPT][4], low = 0;
-            float size;
-            unsigned plain = 0; /* bit m: tile m is */
-            float dot[AT_ONCE][1][4] = {};
-#pragma unroll
-            for (int m = 0; m < AT_ONCE; m++) {
-                size = 0;
-#pragma unroll
-                for (int k = 0; k < STEPS; k++) {
-                    size += size_of_four(rows[m][k][0]) + size_of_four(rows[m][k][1]);
-                    low |= bits_below(rows[m][k][0]) | bits_below(rows[m][k][1]);
-                }
-                plain |= __any_sync(0xffffffffu, !has_parts(size)) ? 1u << m : 0u;
+            for (int k = 0; k < STEPS; k++) {
+                size += size_of_four(rows[m][k][0]) + size_of_four(rows[m][k][1]);
+                low |= bits_below(rows[m][k][0]) | bits_below(rows[m][k][1]);
             }
-            bool three = __any_sync(0xffffffffu, low != 0);
-            auto multiply = [&](auto A, auto B) {
-                constexpr bool AS = decltype(A)::value, BS = decltype(B)::value;
+            plain |= __any_sync(0xffffffffu, !has_parts(size)) ? 1u << m : 0u;
+        }
+        bool three = __any_sync(0xffffffffu, low != 0);
+        auto multiply = [&](auto A, auto B) {
+            constexpr bool AS = decltype(A)::value, BS = decltype(B)::value;
 #pragma unroll
-                for (int k = 0; k < STEPS; k++) {
-                    b_parts b;
-                    b.two = room->q[warp][k][lane];
-                    b.third = BS ? room->q_third[warp][k][lane] : make_uint2(0, 0);
+            for (int k = 0; k < STEPS; k++) {
+                b_parts b;
+                b.two = room->q[warp][k][lane];
+                b.third = BS ? room->q_third[warp][k][lane] : make_uint2(0, 0);
 #pragma unroll
-                    for (int m = 0; m < AT_ONCE; m++) {
-                        uint32_t x[3][4];
-                        split_rows<AS>(rows[m][k][0], rows[m][k][1], x);
-                        mma_parts<1>(&dot[m][0], x, &b, AS, BS);
-                        turn_parts<AS ? KEPT : 1>(x);
+                for (int m = 0; m < AT_ONCE; m++) {
+                    uint32_t x[3][4];
+                    split_rows<AS>(rows[m][k][0], rows[m][k][1], x);
+                    mma_parts<1>(&dot[m][0], x, &b, AS, BS);
+                    turn_parts<AS ? KEPT : 1>(x);
 #pragma unroll
-                        for (int p = 0; p < KEPT; p++)
+                    for (int p = 0; p < KEPT; p++)
 #pragma unroll
-                            for (int e = 0; e < 4; e++)
-                                f[m][k][p][e] = x[AS ? p : 0][e];
+                        for (int e = 0; e < 4; e++)
+                            f[m][k][p][e] = x[AS ? p : 0][e];
 #pragma unroll
-                        for (int p = KEPT; AS && p < 3; p++) {
-                            uint16_t *to = room->v[p - KEPT][warp][m][g];
-                            uint16_t *low_half = to + place_of(g, 16 * k + 2 * t);
-                            uint16_t *high_half = to + place_of(g, 16 * k + 8 + 2 * t);
-                            *(uint32_t *)(void *)low_half = x[p][0];
-                            *(uint32_t *)(void *)(low_half + 8 * OWN) = x[p][1];
-                            *(uint32_t *)(void *)high_half = x[p][2];
-                            *(uint32_t *)(void *)(high_half + 8 * OWN) = x[p][3];
-                        }
+                    for (int p = KEPT; AS && p < 3; p++) {
+                        uint16_t *to = room->v[p - KEPT][warp][m][g];
+                        uint16_t *low_half = to + place_of(g, 16 * k + 2 * t);
+                        uint16_t *high_half = to + place_of(g, 16 * k + 8 + 2 * t);
+                        *(uint32_t *)(void *)low_half = x[p][0];
+                        *(uint32_t *)(void *)(low_half + 8 * OWN) = x[p][1];
+                        *(uint32_t *)(void *)high_half = x[p][2];
+                        *(uint32_t *)(void *)(high_half + 8 * OWN) = x[p][3];
                     }
                 }
-            };
-            by_parts(three, q_three, multiply);
+            }
+        };
+        by_parts(three, q_three, multiply);
+#pragma unroll
+        for (int m = 0; m < AT_ONCE; m++)
+#pragma unroll
+            for (int e = 0; e < 4; e++)
+                room->part[warp][2 * t + e % 2][m * TILE + e / 2 * 8 + g] = dot[m][0][e];
+        if (plain != 0 || q_plain) { /* some have no parts: from where they came */
+            int columns = dim - c0 < OWN ? dim - c0 : OWN;
+#pragma unroll 1
+            for (int u = 0; u < AT_ONCE * 4; u++) {
+                int m = u / 4, e = u % 4, h = 2 * t + e % 2;
+                const float *y =
+                    from_lane(m < 2 ? row[0] : row[1], m % 2 * TILE + e / 2 * 8 + g);
+                float sum = 0;
+                for (int c = c0; head0 + h < a.heads && y != NULL && c < c0 + columns; c++)
+                    sum = fmaf(KIND != READY ? turned_room->turned[h][c]
+                                             : __ldcg(heads + h * dim + c),
+                               __ldcg(y + c), sum);
+                if ((plain >> m & 1u) != 0 || q_plain)
+                    room->part[warp][h][m * TILE + e / 2 * 8 + g] = sum;
+            }
+        }
+        if (!MUTANT(42)) /* scores added up before every warp has its share */
+            __syncthreads();
+        {
+            /* Of head `warp`: row `lane` (tiles 0, 1) and row 32 + lane % 16 (tile 2). */
+            float x[HALVES] = {}, v[WARPS][HALVES], most[HALVES];
+            float top[AT_ONCE + 1] = {max_of}, factor[AT_ONCE], weight[HALVES], added[HALVES];
+            int mine = AT_ONCE > 1 ? lane : at;
+#pragma unroll
+            for (int w = 0; w < WARPS; w++)
+#pragma unroll
+                for (int e = 0; e < HALVES; e++)
+                    v[w][e] = w < active ? room->part[w][warp][e == 0 ? mine : 32 + at] : 0.0f;
+#pragma unroll
+            for (int w = 0; w < WARPS; w++)
+#pragma unroll
+                for (int e = 0; e < HALVES; e++)
+                    x[e] += v[w][e];
+            auto in = [&](int e) { return (seen[e] >> (e == 0 ? mine : at) & 1u) != 0; };
+#pragma unroll
+            for (int e = 0; e < HALVES; e++) {
+                x[e] *= scale;
+                most[e] = in(e) ? x[e] : -FLT_MAX;
+#pragma unroll
+                for (int d = 1; d < TILE; d *= 2)
+                    most[e] = fmaxf(most[e], __shfl_xor_sync(0xffffffffu, most[e], d));
+            }
+#pragma unroll
+            for (int m = 0; m < AT_ONCE; m++) {
+                float other =
+                    m < 2 ? __shfl_sync(0xffffffffu, most[0], m * TILE) : most[HALVES - 1];
+                top[m + 1] = fmaxf(top[m], other);
+                factor[m] = expf(top[m] - top[m + 1]);
+                if (MUTANT(21)) /* the running sum is not rescaled */
+                    factor[m] = 1.0f;
+            }
+#pragma unroll
+            for (int e = 0; e < HALVES; e++) {
+                float highest = e == 0 && (AT_ONCE < 2 || lane < TILE) ? top[1]
+                                : e == 0                               ? top[2 % (AT_ONCE + 1)]
+                                                                       : top[AT_ONCE];
+                weight[e] = in(e) ? expf(x[e] - highest) : 0.0f;
+            }
+            if (MUTANT(45) && warp == 5)
+                __nanosleep(50000);
+#pragma unroll
+            for (int e = 0; e < HALVES; e++) {
+                added[e] = weight[e] + __shfl_xor_sync(0xffffffffu, weight[e], 8);
+                uint32_t p[3];
+                split_two(weight[e], 0.0f, &p[0], &p[1], &p[2]);
+#pragma unroll
+                for (int n = 0; n < 3; n++)
+                    if ((e == 0 && AT_ONCE > 1) || lane < TILE)
+                        room->p[n][e == 0 ? lane / TILE : 2 % AT_ONCE][warp][at] =
+                            (uint16_t)p[n];
+            }
+#pragma unroll
+            for (int m = 0; m < AT_ONCE; m++)
+                sum_of = fmaf(sum_of, factor[m],
+                              m < 2 ? __shfl_sync(0xffffffffu, added[0], m * TILE + lane % 8)
+                                    : added[HALVES - 1]);
+            max_of = top[AT_ONCE];
+            if (lane == 0)
+#pragma unroll
+                for (int m = 0; m < AT_ONCE; m++)
+                    room->shrink[m][warp] = factor[m];
+        }
+        if (!MUTANT(45)) /* weights of other heads taken before they are there: a late warp */
+            __syncthreads();
+        b_parts b[AT_ONCE]; /* the weights */
+        float factor[AT_ONCE][2];
+#pragma unroll
+        for (int m = 0; m < AT_ONCE; m++) {
+            const uint32_t *p = (const uint32_t *)(const void *)&room->p[0][m][g][2 * t];
+            enum { PART = AT_ONCE * 8 * WEIGHTS / 2 };
+            b[m].two = make_uint4(p[0], p[4], p[PART], p[PART + 4]);
+            b[m].third = make_uint2(p[2 * PART], p[2 * PART + 4]);
+            float2 f = *(const float2 *)(const void *)&room->shrink[m][2 * t];
+            factor[m][0] = f.x;
+            factor[m][1] = f.y;
+        }
+        auto values = [&](auto A, auto) {
+            constexpr bool AS = decltype(A)::value;
 #pragma unroll
             for (int m = 0; m < AT_ONCE; m++)
 #pragma unroll
-                for (int e = 0; e < 4; e++)
-                    room->part[warp][2 * t + e % 2][m * TILE + e / 2 * 8 + g] = dot[m][0][e];
-            if (plain != 0 || q_plain) { /* some have no parts: from where they came */
-                int columns = dim - c0 < OWN ? dim - c0 : OWN;
+                for (int k = 0; k < STEPS; k++) {
+#pragma unroll
+                    for (int e = 0; e < 4; e++)
+                        o[k][0][e] *= factor[m][e % 2];
+                    uint32_t x[3][4];
+                    int line = lane % 8 + lane / 16 * 8;
+#pragma unroll
+                    for (int p = 0; p < (AS ? 3 : 1); p++) {
+                        if (p >= KEPT)
+                            load_turned(x[p], room->v[p - KEPT][warp][m][line] +
+                                                  place_of(line, 16 * k + lane / 8 % 2 * 8));
+#pragma unroll
+                        for (int e = 0; p < KEPT && e < 4; e++)
+                            x[p][e] = f[m][k][p][e];
+                    }
+                    mma_parts<1>(o[k], x, &b[m], AS, true);
+                }
+        };
+        if (plain == 0)
+            by_parts(three, true, values);
+        else /* some have no parts: tile by tile, fetched again */
 #pragma unroll 1
-                for (int u = 0; u < AT_ONCE * 4; u++) {
-                    int m = u / 4, e = u % 4, h = 2 * t + e % 2;
-                    const float *y =
-                        from_lane(m < 2 ? row[0] : row[1], m % 2 * TILE + e / 2 * 8 + g);
-                    float sum = 0;
-                    for (int c = c0; head0 + h < a.heads && y != NULL && c < c0 + columns; c++)
-                        sum = fmaf(KIND != READY ? turned_room->turned[h][c]
-                                                 : __ldcg(heads + h * dim + c),
-                                   __ldcg(y + c), sum);
-                    if ((plain >> m & 1u) != 0 || q_plain)
-                        room->part[warp][h][m * TILE + e / 2 * 8 + g] = sum;
-                }
-            }
-            if (!MUTANT(42)) /* scores added up before every warp has its share */
-                __syncthreads();
-            {
-                /* Of head `warp`: row `lane` (tiles 0, 1) and row 32 + lane % 16 (tile 2). */
-                float x[HALVES] = {}, v[WARPS][HALVES], most[HALVES];
-                float top[AT_ONCE + 1] = {max_of}, factor[AT_ONCE], weight[HALVES], added[HALVES];
-                int mine = AT_ONCE > 1 ? lane : at;
-#pragma unroll
-                for (int w = 0; w < WARPS; w++)
-#pragma unroll
-                    for (int e = 0; e < HALVES; e++)
-                        v[w][e] = w < active ? room->part[w][warp][e == 0 ? mine : 32 + at] : 0.0f;
-#pragma unroll
-                for (int w = 0; w < WARPS; w++)
-#pragma unroll
-                    for (int e = 0; e < HALVES; e++)
-                        x[e] += v[w][e];
-                auto in = [&](int e) { return (seen[e] >> (e == 0 ? mine : at) & 1u) != 0; };
-#pragma unroll
-                for (int e = 0; e < HALVES; e++) {
-                    x[e] *= scale;
-                    most[e] = in(e) ? x[e] : -FLT_MAX;
-#pragma unroll
-                    for (int d = 1; d < TILE; d *= 2)
-                        most[e] = fmaxf(most[e], __shfl_xor_sync(0xffffffffu, most[e], d));
-                }
-#pragma unroll
-                for (int m = 0; m < AT_ONCE; m++) {
-                    float other =
-                        m < 2 ? __shfl_sync(0xffffffffu, most[0], m * TILE) : most[HALVES - 1];
-                    top[m + 1] = fmaxf(top[m], other);
-                    factor[m] = expf(top[m] - top[m + 1]);
-                    if (MUTANT(21)) /* the running sum is not rescaled */
-                        factor[m] = 1.0f;
-                }
-#pragma unroll
-                for (int e = 0; e < HALVES; e++) {
-                    float highest = e == 0 && (AT_ONCE < 2 || lane < TILE) ? top[1]
-                                    : e == 0                               ? top[2 % (AT_ONCE + 1)]
-                                                                           : top[AT_ONCE];
-                    weight[e] = in(e) ? expf(x[e] - highest) : 0.0f;
-                }
-                if (MUTANT(45) && warp == 5)
-                    __nanosleep(50000);
-#pragma unroll
-                for (int e = 0; e < HALVES; e++) {
-                    added[e] = weight[e] + __shfl_xor_sync(0xffffffffu, weight[e], 8);
-                    uint32_t p[3];
-                    split_two(weight[e], 0.0f, &p[0], &p[1], &p[2]);
-#pragma unroll
-                    for (int n = 0; n < 3; n++)
-                        if ((e == 0 && AT_ONCE > 1) || lane < TILE)
-                            room->p[n][e == 0 ? lane / TILE : 2 % AT_ONCE][warp][at] =
-                                (uint16_t)p[n];
-                }
-#pragma unroll
-                for (int m = 0; m < AT_ONCE; m++)
-                    sum_of = fmaf(sum_of, factor[m],
-                                  m < 2 ? __shfl_sync(0xffffffffu, added[0], m * TILE + lane % 8)
-                                        : added[HALVES - 1]);
-                max_of = top[AT_ONCE];
-                if (lane == 0)
-#pragma unroll
-                    for (int m = 0; m < AT_ONCE; m++)
-                        room->shrink[m][warp] = factor[m];
-            }
-            if (!MUTANT(45)) /* weights of other heads taken before they are there: a late warp */
-                __syncthreads();
-            b_parts b[AT_ONCE]; /* the weights */
-            float factor[AT_ONCE][2];
-#pragma unroll
             for (int m = 0; m < AT_ONCE; m++) {
-                const uint32_t *p = (const uint32_t *)(const void *)&room->p[0][m][g][2 * t];
-                enum { PART = AT_ONCE * 8 * WEIGHTS / 2 };
-                b[m].two = make_uint4(p[0], p[4], p[PART], p[PART + 4]);
-                b[m].third = make_uint2(p[2 * PART], p[2 * PART + 4]);
-                float2 f = *(const float2 *)(const void *)&room->shrink[m][2 * t];
-                factor[m][0] = f.x;
-                factor[m][1] = f.y;
-            }
-            auto values = [&](auto A, auto) {
-                constexpr bool AS = decltype(A)::value;
+                const float *there = m < 2 ? row[0] : row[1];
+                const b_parts w = m == 0 ? b[0] : m == 1 ? b[1 % AT_ONCE] : b[AT_ONCE - 1];
+                float shrink[2];
 #pragma unroll
-                for (int m = 0; m < AT_ONCE; m++)
+                for (int e = 0; e < 2; e++)
+                    shrink[e] = m == 0   ? factor[0][e]
+                                : m == 1 ? factor[1 % AT_ONCE][e]
+                                         : factor[AT_ONCE - 1][e];
+#pragma unroll
+                for (int k = 0; k < STEPS; k++)
+#pragma unroll
+                    for (int e = 0; e < 4; e++)
+                        o[k][0][e] *= shrink[e % 2];
+                if ((plain >> m & 1u) == 0) {
+                    const float *from = from_lane(there, m % 2 * TILE + g);
+                    const float *from8 = from_lane(there, m % 2 * TILE + 8 + g);
 #pragma unroll
                     for (int k = 0; k < STEPS; k++) {
-#pragma unroll
-                        for (int e = 0; e < 4; e++)
-                            o[k][0][e] *= factor[m][e % 2];
+                        int c = c0 + 16 * k + 4 * t;
                         uint32_t x[3][4];
-                        int line = lane % 8 + lane / 16 * 8;
-#pragma unroll
-                        for (int p = 0; p < (AS ? 3 : 1); p++) {
-                            if (p >= KEPT)
-                                load_turned(x[p], room->v[p - KEPT][warp][m][line] +
-                                                      place_of(line, 16 * k + lane / 8 % 2 * 8));
-#pragma unroll
-                            for (int e = 0; p < KEPT && e < 4; e++)
-                                x[p][e] = f[m][k][p][e];
-                        }
-                        mma_parts<1>(o[k], x, &b[m], AS, true);
+                        split_rows<true>(load_there(from + c, from != NULL && c < dim),
+                                         load_there(from8 + c, from8 != NULL && c < dim), x);
+                        turn_parts<3>(x);
+                        mma_parts<1>(o[k], x, &w, true, true);
                     }
-            };
-            if (plain == 0)
-                by_parts(three, true, values);
-            else /* some have no parts: tile by tile, fetched again */
-#pragma unroll 1
-                for (int m = 0; m < AT_ONCE; m++) {
-                    const float *there = m < 2 ? row[0] : row[1];
-                    const b_parts w = m == 0 ? b[0] : m == 1 ? b[1 % AT_ONCE] : b[AT_ONCE - 1];
-                    float shrink[2];
+                    continue;
+                }
+                for (int n = 0; n < TILE; n++) {
+                    const float *y = from_lane(there, m % 2 * TILE + n);
+                    if (y == NULL)
+                        continue;
+                    float weight[2]; /* of heads 2 t, 2 t + 1 */
 #pragma unroll
-                    for (int e = 0; e < 2; e++)
-                        shrink[e] = m == 0   ? factor[0][e]
-                                    : m == 1 ? factor[1 % AT_ONCE][e]
-                                             : factor[AT_ONCE - 1][e];
+                    for (int e = 0; e < 2; e++) {
+                        int from = 4 * (2 * t + e) + n % 8 / 2;
+                        uint32_t x0 = __shfl_sync(0xffffffffu, n < 8 ? w.two.x : w.two.y, from);
+                        uint32_t x1 = __shfl_sync(0xffffffffu, n < 8 ? w.two.z : w.two.w, from);
+                        uint32_t x2 =
+                            __shfl_sync(0xffffffffu, n < 8 ? w.third.x : w.third.y, from);
+                        weight[e] = n % 2 == 0 ? (low_of(x2) + low_of(x1)) + low_of(x0)
+                                               : (high_of(x2) + high_of(x1)) + high_of(x0);
+                    }
 #pragma unroll
                     for (int k = 0; k < STEPS; k++)
 #pragma unroll
-                        for (int e = 0; e < 4; e++)
-                            o[k][0][e] *= shrink[e % 2];
-                    if ((plain >> m & 1u) == 0) {
-                        const float *from = from_lane(there, m % 2 * TILE + g);
-                        const float *from8 = from_lane(there, m % 2 * TILE + 8 + g);
-#pragma unroll
-                        for (int k = 0; k < STEPS; k++) {
-                            int c = c0 + 16 * k + 4 * t;
-                            uint32_t x[3][4];
-                            split_rows<true>(load_there(from + c, from != NULL && c < dim),
-                                             load_there(from8 + c, from8 != NULL && c < dim), x);
-                            turn_parts<3>(x);
-                            mma_parts<1>(o[k], x, &w, true, true);
+                        for (int e = 0; e < 4; e++) {
+                            int c = c0 + 16 * k + column_of(g) + e / 2 * 2;
+                            if (c0 + 16 * k < dim)
+                                o[k][0][e] = fmaf(weight[e % 2], c < dim ? __ldcg(y + c) : 0.0f,
+                                                  o[k][0][e]);
                         }
-                        continue;
-                    }
-                    for (int n = 0; n < TILE; n++) {
-                        const float *y = from_lane(there, m % 2 * TILE + n);
-                        if (y == NULL)
-                            continue;
-                        float weight[2]; /* of heads 2 t, 2 t + 1 */
-#pragma unroll
-                        for (int e = 0; e < 2; e++) {
-                            int from = 4 * (2 * t + e) + n % 8 / 2;
-                            uint32_t x0 = __shfl_sync(0xffffffffu, n < 8 ? w.two.x : w.two.y, from);
-                            uint32_t x1 = __shfl_sync(0xffffffffu, n < 8 ? w.two.z : w.two.w, from);
-                            uint32_t x2 =
-                                __shfl_sync(0xffffffffu, n < 8 ? w.third.x : w.third.y, from);
-                            weight[e] = n % 2 == 0 ? (low_of(x2) + low_of(x1)) + low_of(x0)
-                                                   : (high_of(x2) + high_of(x1)) + high_of(x0);
-                        }
-#pragma unroll
-                        for (int k = 0; k < STEPS; k++)
-#pragma unroll
-                            for (int e = 0; e < 4; e++) {
-                                int c = c0 + 16 * k + column_of(g) + e / 2 * 2;
-                                if (c0 + 16 * k < dim)
-                                    o[k][0][e] = fmaf(weight[e % 2], c < dim ? __ldcg(y + c) : 0.0f,
-                                                      o[k][0][e]);
-                            }
-                    }
                 }
-            __syncwarp(); /* the last parts are used up */
-            if (tile + AT_ONCE < end)
-                ask(tile + AT_ONCE, end);
-        }
-#if __CUDA_ARCH__ >= 900 && CAN_SEND
-        if (JOINS) { /* a warp's columns by the block of its number */
-            int c = OWN * split + 16 * (warp % STEPS) + column_of(g);
-            int s = lane % MOST_SPLITS, h = (int)threadIdx.x / MOST_SPLITS % 8;
-            bool joining = warp < STEPS && split < active;
-            float4 angles = angles_of<2>(&a, i, c, live && joining);
-            float sink = head0 + h < a.heads ? __ldg(a.sink + head0 + h) : 0.0f;
-            if (live) {
-                wait_together(); /* all blocks run */
-#pragma unroll
-                for (int k = 0; k < STEPS; k++)
-                    if (warp < active)
-                        send_four((float *)&joins->values[split][k][lane], &joins->came, warp,
-                                  make_float4(o[k][0][0], o[k][0][1], o[k][0][2], o[k][0][3]));
-                sum_of = over_eight(sum_of);
-                if (lane < FEW_SPLITS) {
-                    send(&joins->sum[split][warp], &joins->came, lane, sum_of);
-                    send(&joins->max[split][warp], &joins->came, lane, max_of);
-                }
-                if (!MUTANT(56)) /* joined before all splits have come */
-                    await(&joins->came);
             }
-            bool there = s < FEW_SPLITS;
-            if (warp < STEPS)
-                find_factors(&joins->factors, s, h,
-                             there ? joins->max[s % FEW_SPLITS][h] : -FLT_MAX,
-                             there ? joins->sum[s % FEW_SPLITS][h] : 0.0f, sink);
-            __syncthreads();
-            float4 v[FEW_SPLITS];
-#pragma unroll
-            for (int n = 0; n < FEW_SPLITS; n++)
-                v[n] = joins->values[n][warp % STEPS][lane];
-            if (joining)
-                join_values<FEW_SPLITS, 2>(&a, &joins->factors, v, i, head0, c, angles, out, bf16,
-                                           live);
-            if (MUTANT(56) && live)
-                await(&joins->came);
-        }
-#endif
+        __syncwarp(); /* the last parts are used up */
+        if (tile + AT_ONCE < end)
+            ask(tile + AT_ONCE, end);
     }
+#if __CUDA_ARCH__ >= 900 && CAN_SEND
+    if (JOINS) { /* a warp's columns by the block of its number */
+        int c = OWN * split + 16 * (warp % STEPS) + column_of(g);
+        int s = lane % MOST_SPLITS, h = (int)threadIdx.x / MOST_SPLITS % 8;
+        bool joining = warp < STEPS && split < active;
+        float4 angles = angles_of<2>(&a, i, c, joining);
+        float sink = head0 + h < a.heads ? __ldg(a.sink + head0 + h) : 0.0f;
+        wait_together(); /* all blocks run */
+#pragma unroll
+        for (int k = 0; k < STEPS; k++)
+            if (warp < active)
+                send_four((float *)&joins->values[split][k][lane], &joins->came, warp,
+                          make_float4(o[k][0][0], o[k][0][1], o[k][0][2], o[k][0][3]));
+        sum_of = over_eight(sum_of);
+        if (lane < FEW_SPLITS) {
+            send(&joins->sum[split][warp], &joins->came, lane, sum_of);
+            send(&joins->max[split][warp], &joins->came, lane, max_of);
+        }
+        if (!MUTANT(56)) /* joined before all splits have come */
+            await(&joins->came);
+        bool there = s < FEW_SPLITS;
+        if (warp < STEPS)
+            find_factors(&joins->factors, s, h,
+                         there ? joins->max[s % FEW_SPLITS][h] : -FLT_MAX,
+                         there ? joins->sum[s % FEW_SPLITS][h] : 0.0f, sink);
+        __syncthreads();
+        float4 v[FEW_SPLITS];
+#pragma unroll
+        for (int n = 0; n < FEW_SPLITS; n++)
+            v[n] = joins->values[n][warp % STEPS][lane];
+        if (joining)
+            join_values<FEW_SPLITS, 2>(&a, &joins->factors, v, i, head0, c, angles, out, bf16,
+                                       true);
+        if (MUTANT(56))
+            await(&joins->came);
+    }
+#endif
 
     if (JOINS)
         return;
@@ -530,7 +523,7 @@ template <int KIND, int AT_ONCE, bool JOINS>
 static bool launch(cu_stream s, const cu_attention_args *a, float *out, bool bf16)
 {
     static int fits = -1; /* clusters, if it joins */
-    void (*kernel)(cu_attention_args, float *, float, bool, cu_rounds) =
+    void (*kernel)(cu_attention_args, float *, float, bool) =
         attention_few<KIND, AT_ONCE, JOINS>;
     enum { TOGETHER = JOINS ? (int)FEW_SPLITS : 1 };
     size_t shared = JOINS           ? sizeof(joining_room<AT_ONCE>)
@@ -562,8 +555,7 @@ static bool launch(cu_stream s, const cu_attention_args *a, float *out, bool bf1
     if (JOINS && fits <= 0)
         return false;
     LAUNCH_CLUSTERS("attention", a->n * a->heads * a->dim, kernel, grid, THREADS, shared, s,
-                    TOGETHER, *a, out, (float)(1.0 / sqrt((double)a->dim)), bf16,
-                    rounds_of(a->settled));
+                    TOGETHER, *a, out, (float)(1.0 / sqrt((double)a->dim)), bf16);
     return true;
 }
 

@@ -72,9 +72,6 @@ static __device__ __forceinline__ void kv_row(const cu_rows_args &a, cu_rounds r
         if (live)
             wait_for_previous();
         sum = 0;
-        bool turns = live && t < a.rope / 2;
-        float c0 = turns ? __ldcg(a.cosine + i * (a.rope / 2) + t) : 1.0f;
-        float s0 = turns ? __ldcg(a.sine + i * (a.rope / 2) + t) : 0.0f;
         for (int k = t; k < a.dim; k += ROW_THREADS) {
             row[k] = live ? __ldcg(x + k) : 0.0f;
             sum = fmaf(row[k], row[k], sum);
@@ -88,8 +85,10 @@ static __device__ __forceinline__ void kv_row(const cu_rows_args &a, cu_rounds r
         }
         __syncthreads();
         float *tail = row + a.dim - a.rope;
-        for (int k = t; k < a.rope / 2; k += ROW_THREADS) { /* one: dim is 512 at most */
-            float2 turned = rotate(tail[2 * k], tail[2 * k + 1], c0, s0, bf16);
+        for (int k = t; k < a.rope / 2; k += ROW_THREADS) {
+            float cosine = live ? __ldcg(a.cosine + i * (a.rope / 2) + k) : 1.0f;
+            float sine = live ? __ldcg(a.sine + i * (a.rope / 2) + k) : 0.0f;
+            float2 turned = rotate(tail[2 * k], tail[2 * k + 1], cosine, sine, bf16);
             tail[2 * k] = turned.x;
             tail[2 * k + 1] = turned.y;
         }
