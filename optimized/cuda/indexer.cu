@@ -279,6 +279,8 @@ static __global__ void __launch_bounds__(SCORE_THREADS, 1)
         uint32_t a[3][4];
         uint32_t below = bits_below(own[0]) | bits_below(own[1]);
         bool plain = !has_parts(size_of_four(own[0]) + size_of_four(own[1]));
+        if (MUTANT(58) && warp == 5)
+            __nanosleep(50000);
         split_rows<true>(own[0], own[1], a);
 #pragma unroll
         for (int p = 0; p < 3; p++)
@@ -288,7 +290,7 @@ static __global__ void __launch_bounds__(SCORE_THREADS, 1)
         if (lane == 0)
             room.has[warp] = has;
         load_rows(tile + gridDim.x);
-        if (!MUTANT(58)) /* steps taken before all warps have split theirs */
+        if (!MUTANT(58)) /* steps taken before all warps have split theirs: a late one */
             __syncthreads();
         unsigned all = 0;
 #pragma unroll
