@@ -286,6 +286,76 @@ void check_rows(bed *b)
         }
 }
 
+/* ---- scores: a token alone that turns its queries, and beside another ------------------------ */
+
+typedef struct {
+    int64_t n, n_rows;
+    int heads, dim, rope;
+    int q, rows, w, cosine, sine, pos, scores;
+} scores_case;
+
+static void scores_of(bed *b, const scores_case *c, int side, int64_t first, int64_t n, bool raw)
+{
+    int64_t angles = first * c->rope / 2;
+    cu_turn turn = {(float *)bed_at(b, side, c->cosine) + angles,
+                    (float *)bed_at(b, side, c->sine) + angles, c->rope};
+    cu_indexer_scores(b->stream, (float *)bed_at(b, side, c->q) + first * c->heads * c->dim,
+                      bed_at(b, side, c->rows), (float *)bed_at(b, side, c->w) + first * c->heads,
+                      c->heads, c->dim, n, c->n_rows, (int64_t *)bed_at(b, side, c->pos) + first, 4,
+                      b->numerics == DSV4_DEPLOYED,
+                      (float *)bed_at(b, side, c->scores) + first * c->n_rows, c->n_rows,
+                      raw ? &turn : NULL);
+}
+
+static void scores_alone(bed *b, void *ctx, int side)
+{
+    const scores_case *c = ctx;
+    for (int64_t i = 0; i < c->n; i++)
+        scores_of(b, c, side, i, 1, b->numerics == DSV4_MATH);
+}
+
+static void scores_side_by_side(bed *b, void *ctx, int side)
+{
+    const scores_case *c = ctx;
+    if (b->numerics == DSV4_MATH)
+        cu_rope(b->stream, bed_at(b, side, c->q), c->n, c->heads, c->dim, c->rope,
+                bed_at(b, side, c->cosine), bed_at(b, side, c->sine), false, false);
+    scores_of(b, c, side, 0, c->n, false);
+}
+
+void check_scores(bed *b)
+{
+    static const struct {
+        int heads, dim, rope, pos0, rows;
+    } shapes[] = {{64, 128, 64, 2050, 550}, {64, 128, 64, 9000, 2250}, {7, 36, 4, 3, 40},
+                  {63, 64, 64, 70, 19},     {9, 20, 0, 199, 50},       {1, 4, 4, 35, 9}};
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
+        EACH_KIND(b)
+        {
+            char text[96];
+            scores_case c = {.n = 2,
+                             .n_rows = shapes[i].rows,
+                             .heads = shapes[i].heads,
+                             .dim = shapes[i].dim,
+                             .rope = shapes[i].rope};
+            snprintf(text, sizeof text, "scores_alone/heads=%d,dim=%d,rope=%d,pos=%d,rows=%d",
+                     c.heads, c.dim, c.rope, shapes[i].pos0, shapes[i].rows);
+            if (!cu_indexer_takes_raw(1, c.n_rows, c.heads, c.dim, c.rope) || !bed_wanted(b, text))
+                continue;
+            int64_t *pos = bed_ints(b, "positions", (size_t)c.n * sizeof *pos, &c.pos);
+            for (int64_t t = 0; pos != NULL && t < c.n; t++)
+                pos[t] = shapes[i].pos0 + t;
+            c.q = bed_input(b, "q", c.n * c.heads * c.dim);
+            b->pieces[c.q].aside = true; /* side by side it is worked on in place */
+            c.rows = bed_input(b, "rows", c.n_rows * c.dim);
+            c.w = bed_input(b, "weights", c.n * c.heads);
+            c.cosine = bed_plain(b, "cosine", c.n * c.rope / 2);
+            c.sine = bed_plain(b, "sine", c.n * c.rope / 2);
+            c.scores = bed_result(b, "scores", c.n * c.n_rows);
+            bed_run(b, scores_alone, scores_side_by_side, NULL, &c);
+        }
+}
+
 /* ---- attention: its queries as the product gave them, its results turned back ---------------- */
 
 typedef struct {
@@ -354,7 +424,6 @@ static void attention_runs(bed *b, const char *what, bool raw, bool settled,
                               .k = k,
                               .raw = raw,
                               .settled = settled,
-                              .bf16_rows = b->numerics != DSV4_MATH,
                               .back = of->back,
                               .rope = of->rope}};
     c.a.splits = cu_attention_splits(of->window + (ratio == 4 ? k : most));
@@ -405,7 +474,8 @@ void check_raw_attention(bed *b)
         {1, 64, 512, 64, 128, 4, 512, 4095, true}, {1, 64, 512, 64, 128, 128, 0, 4095, true},
         {1, 64, 512, 64, 128, 0, 0, 300, false},   {2, 9, 36, 4, 20, 4, 6, 77, true},
         {1, 5, 48, 16, 8, 0, 0, 3, true},          {2, 8, 256, 200, 20, 4, 16, 9, false},
-        {1, 3, 500, 500, 4, 4, 3, 0, true},        {2, 17, 80, 0, 40, 128, 0, 515, false},
+        {1, 3, 500, 500, 4, 4, 3, 0, true},        {1, 9, 260, 32, 300, 0, 0, 1000, true},
+        {1, 17, 512, 64, 128, 0, 0, 90, true},     {2, 17, 80, 0, 40, 128, 0, 515, false},
         {1, 1, 132, 32, 700, 2, 0, 2000, true}};
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
         EACH_KIND(b)

@@ -256,6 +256,17 @@ static bool raw_queries(const dsv4_cuda_session *s, int layer, const block *b)
            !cu_hears(s, DSV4_TAP_Q, layer, b->pos0, b->n);
 }
 
+/* Will the indexer turn its queries itself? That is all there is to them where nothing is rounded.
+ */
+static bool raw_index_queries(const dsv4_cuda_session *s, int number, int layer, const block *b)
+{
+    const dsv4_config *c = &s->d->model->config;
+    return s->n_members == 0 && !steps(s) &&
+           cu_indexer_takes_raw(b->n, s->layers[number].indexer.cap_rows, c->index_n_heads,
+                                c->index_head_dim, c->qk_rope_head_dim) &&
+           !cu_hears(s, DSV4_TAP_INDEXER_Q, layer, b->pos0, b->n);
+}
+
 /* raw: the indexer's alone. */
 static bool queries_together(dsv4_cuda_session *s, int ratio, bool raw, int layer,
                              const float *cosine, const float *sine, const block *b)
@@ -304,7 +315,7 @@ static part part_of(const dsv4_cuda_session *s, const block *b, int64_t i)
 }
 
 /* Whether attention's list is the only thing that is not settled behind it (there are scores). */
-static bool choose_rows(dsv4_cuda_session *s, int number, int layer, const part *p)
+static bool choose_rows(dsv4_cuda_session *s, int number, int layer, bool raw, const part *p)
 {
     const dsv4_config *c = &s->d->model->config;
     const cu_compressor_state *rows = &p->of->layers[number].indexer;
@@ -313,9 +324,10 @@ static bool choose_rows(dsv4_cuda_session *s, int number, int layer, const part 
     int64_t seen = s->taps != NULL ? (p->pos0 + p->n) / rows->ratio : cap;
     float *scores = s->scores + p->first * ld;
     int32_t *topk = s->topk + p->first * k;
+    cu_turn turn = {s->cos_compress, s->sin_compress, c->qk_rope_head_dim};
     cu_indexer_scores(p->stream, s->index_q + p->first * heads * dim, rows->rows,
                       s->index_w + p->first * heads, heads, dim, p->n, seen, p->pos, rows->ratio,
-                      deployed(s), scores, ld);
+                      deployed(s), scores, ld, raw ? &turn : NULL);
     for (int64_t i = 0; s->taps != NULL && i < p->n; i++)
         cu_tap(s, DSV4_TAP_INDEXER_SCORES, layer, p->pos0 + i, 1, scores + i * ld,
                (p->pos0 + i + 1) / rows->ratio, ld);
@@ -351,7 +363,6 @@ static void attend_part(dsv4_cuda_session *s, const cu_layer *w, int number, int
                            .scratch = s->attention_scratch + p->first * s->attention_each,
                            .raw = raw,
                            .settled = settled,
-                           .bf16_rows = steps(s),
                            .back = back,
                            .rope = c->qk_rope_head_dim,
                            .cosine = (ratio > 0 ? s->cos_compress : s->cos_plain) + angles,
@@ -396,7 +407,8 @@ static void attend(dsv4_cuda_session *s, const cu_layer *w, int number, int rati
     } else if (ratio == 4)
         product(s, &g, &w->index_wq_b, s->q_lora, s->linear_in, n, s->index_q, false);
     flush(s, &g, "products: wq_b, index queries");
-    bool turned = queries_together(s, ratio, raw, layer, cosine, sine, b);
+    bool raw_index = ratio == 4 && raw && raw_index_queries(s, number, layer, b);
+    bool turned = raw_index || queries_together(s, ratio, raw, layer, cosine, sine, b);
     if (!turned && !raw)
         queries(s, layer, cosine, sine, b);
 
@@ -419,7 +431,7 @@ static void attend(dsv4_cuda_session *s, const cu_layer *w, int number, int rati
     for (int64_t i = 0; i < parts_of(s); i++) {
         part p = part_of(s, b, i);
         if (ratio == 4)
-            settled = choose_rows(s, number, layer, &p);
+            settled = choose_rows(s, number, layer, raw_index, &p);
         attend_part(s, w, number, ratio, raw, settled, back, &p);
     }
     cu_join(s);

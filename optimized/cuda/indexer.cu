@@ -2,6 +2,7 @@
 #include <cfloat>
 
 #include "parts.cuh"
+#include "rows.cuh"
 
 /* ---- scores --------------------------------------------------------------------------------- */
 
@@ -198,6 +199,170 @@ static __global__ void __launch_bounds__(SCORE_THREADS, 1)
     wait_fetched<0>();
 }
 
+/* ---- scores of one token --------------------------------------------------------------------- */
+
+typedef struct {
+    uint4 part[3][STEPS][32];      /* of the rows, fragments in order of lane */
+    float4 share[SCORE_WARPS][32]; /* of the scores: eight heads' */
+    unsigned has[SCORE_WARPS];     /* 1: second parts, 2: some have none at all, 4: q's have none */
+} alone_room;
+
+/* The same sums with all of a token's heads side by side, for a token that has few rows for each
+ * multiprocessor: a warp keeps eight of the 64 heads, as parts, and splits one step of each tile of
+ * 16 rows for all. turn: q is turned first. */
+static __global__ void __launch_bounds__(SCORE_THREADS, 1)
+    indexer_scores_alone(const float *q, const float *rows, const float *w, int heads, int dim,
+                         int64_t n_rows, const int64_t *pos0, int ratio, bool bf16, float *scores,
+                         cu_turn turn)
+{
+    __shared__ alone_room room;
+    int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
+    int tail = dim - turn.rope, head = 8 * warp + g, c_own = 16 * warp + 4 * t;
+    for (int64_t tile = blockIdx.x; tile * 16 < n_rows; tile += gridDim.x) {
+        /* Rows on their way into the cache, whoever writes the last of them. */
+        int64_t line = tile * 16 * dim + 32 * (int64_t)threadIdx.x;
+        if (32 * (int)threadIdx.x < 16 * dim && line < n_rows * dim)
+            asm volatile("prefetch.global.L2 [%0];" ::"l"(rows + line));
+    }
+    int64_t far = visible_rows(n_rows, pos0, ratio, 0); /* positions are older than the step */
+    wait_for_previous();
+    let_next_start(); /* no sooner: cu_attention_args.settled */
+    float4 x[STEPS], cosine[STEPS], own[2];
+    auto load_rows = [&](int64_t tile) {
+        int64_t row = tile * 16 + g;
+#pragma unroll
+        for (int e = 0; e < 2; e++)
+            own[e] = load_there(rows + (row + 8 * e) * dim + c_own,
+                                row + 8 * e < far && c_own < dim);
+    };
+    load_rows(blockIdx.x);
+    float weight[2];
+#pragma unroll
+    for (int e = 0; e < 2; e++) {
+        int of = 8 * warp + 2 * t + e;
+        weight[e] = of < heads ? __ldcg(w + of) : 0.0f;
+    }
+#pragma unroll
+    for (int k = 0; k < STEPS; k++) {
+        int c = 16 * k + 4 * t, m = (c - tail) / 2;
+        bool turns = c >= tail && c < dim;
+        x[k] = load_there(q + head * dim + c, head < heads && c < dim);
+        cosine[k] = make_float4(1, 1, 0, 0); /* and sines */
+        if (turns) {
+            float2 first = __ldcg((const float2 *)(const void *)(turn.cosine + m));
+            float2 second = __ldcg((const float2 *)(const void *)(turn.sine + m));
+            cosine[k] = make_float4(first.x, first.y, second.x, second.y);
+        }
+    }
+    b_parts b[STEPS];
+    uint32_t q_below = 0;
+    float q_size = 0;
+#pragma unroll
+    for (int k = 0; k < STEPS; k++) {
+        float4 v = x[k], by = cosine[k];
+        if (16 * k + 4 * t >= tail && 16 * k + 4 * t < dim && !MUTANT(57)) { /* not turned */
+            float2 low = rotate(v.x, v.y, by.x, by.z, false);
+            float2 high = rotate(v.z, v.w, by.y, by.w, false);
+            v = make_float4(low.x, low.y, high.x, high.y);
+        }
+        q_size += size_of_four(v);
+        q_below |= bits_below(v);
+        four_parts f = split_four(v);
+        b[k].two = make_uint4(f.p[0][0], f.p[0][1], f.p[1][0], f.p[1][1]);
+        b[k].third = make_uint2(f.p[2][0], f.p[2][1]);
+    }
+    bool q_three = __any_sync(0xffffffffu, q_below != 0);
+    bool q_plain = __any_sync(0xffffffffu, !has_parts(q_size));
+    int turns = 0;
+#pragma unroll 1
+    for (int64_t tile = blockIdx.x; tile * 16 < far; tile += gridDim.x, turns++) {
+        uint32_t a[3][4];
+        uint32_t below = bits_below(own[0]) | bits_below(own[1]);
+        bool plain = !has_parts(size_of_four(own[0]) + size_of_four(own[1]));
+        if (MUTANT(58) && warp == 5)
+            __nanosleep(50000);
+        split_rows<true>(own[0], own[1], a);
+#pragma unroll
+        for (int p = 0; p < 3; p++)
+            room.part[p][warp][lane] = make_uint4(a[p][0], a[p][1], a[p][2], a[p][3]);
+        unsigned has = (__any_sync(0xffffffffu, below != 0) ? 1u : 0u) |
+                       (__any_sync(0xffffffffu, plain) ? 2u : 0u) | (q_plain ? 4u : 0u);
+        if (lane == 0)
+            room.has[warp] = has;
+        load_rows(tile + gridDim.x);
+        if (!MUTANT(58)) /* steps taken before all warps have split theirs: a late one */
+            __syncthreads();
+        unsigned all = 0;
+#pragma unroll
+        for (int k = 0; k < SCORE_WARPS; k++)
+            all |= room.has[k];
+        float dot[1][4] = {};
+        if ((all & 6u) != 0) { /* some have no parts: from where they came */
+            const float *row = tile * 16 + g < far ? rows + (tile * 16 + g) * dim : NULL;
+            const float *row8 =
+                tile * 16 + g + 8 < far ? rows + (tile * 16 + g + 8) * dim : NULL;
+#pragma unroll 1
+            for (int e = 0; e < 2; e++) {
+                int of = 8 * warp + 2 * t + e;
+                const float *from = q + of * dim;
+                for (int c = 0; c < dim; c++) {
+                    float z = of < heads ? __ldcg(from + c) : 0.0f;
+                    if (of < heads && c >= tail) {
+                        int m = (c - tail) / 2, even = tail + 2 * m;
+                        float2 two =
+                            rotate(__ldcg(from + even), __ldcg(from + even + 1),
+                                   __ldcg(turn.cosine + m), __ldcg(turn.sine + m), false);
+                        z = c == even ? two.x : two.y;
+                    }
+                    dot[0][e] = fmaf(z, row != NULL ? __ldcg(row + c) : 0.0f, dot[0][e]);
+                    dot[0][2 + e] =
+                        fmaf(z, row8 != NULL ? __ldcg(row8 + c) : 0.0f, dot[0][2 + e]);
+                }
+            }
+        } else {
+            by_parts((all & 1u) != 0, q_three, [&](auto A, auto B) {
+#pragma unroll
+                for (int k = 0; k < STEPS; k++) {
+                    uint32_t f[3][4];
+#pragma unroll
+                    for (int p = 0; p < (decltype(A)::value ? 3 : 1); p++) {
+                        uint4 v = room.part[p][k][lane];
+                        f[p][0] = v.x;
+                        f[p][1] = v.y;
+                        f[p][2] = v.z;
+                        f[p][3] = v.w;
+                    }
+                    mma_parts<1>(dot, f, &b[k], decltype(A)::value, decltype(B)::value);
+                }
+            });
+        }
+        float s[4];
+#pragma unroll
+        for (int e = 0; e < 4; e++)
+            s[e] = 8 * warp + 2 * t + e % 2 < heads ? head_share(dot[0][e], weight[e % 2], bf16)
+                                                    : 0.0f;
+        room.share[warp][lane] = make_float4(s[0], s[1], s[2], s[3]);
+        __syncthreads();
+        if (warp == turns % SCORE_WARPS) { /* the heads' shares, one after the other */
+            float total[2] = {};
+#pragma unroll
+            for (int n = 0; n < SCORE_WARPS; n++) {
+                float4 v = room.share[n][lane];
+                total[0] = (total[0] + v.x) + v.y;
+                total[1] = (total[1] + v.z) + v.w;
+            }
+#pragma unroll
+            for (int r = 0; r < 2; r++) {
+                float sum = total[r];
+                sum += __shfl_xor_sync(0xffffffffu, sum, 1);
+                sum += __shfl_xor_sync(0xffffffffu, sum, 2);
+                if (t == 0 && tile * 16 + g + 8 * r < far)
+                    scores[tile * 16 + g + 8 * r] = maybe_bf16(sum, bf16);
+            }
+        }
+    }
+}
+
 /* Rows of any width, and devices with little shared memory: a thread a row, nothing but plain sums.
  */
 static __global__ void indexer_scores_wide(const float *q, const float *rows, const float *w,
@@ -219,15 +384,36 @@ static __global__ void indexer_scores_wide(const float *q, const float *rows, co
     scores[i * ld + row] = maybe_bf16(total, bf16);
 }
 
+/* BLOCKS: about one a multiprocessor, more are given several tokens each; tiles of a block. */
+enum { BLOCKS = 132, ALONE_TILES = 4 };
+
+static bool alone(int64_t n, int64_t n_rows, int heads, int dim)
+{
+    return n == 1 && n_rows <= 16 * ALONE_TILES * BLOCKS && heads <= 8 * SCORE_WARPS &&
+           dim % 4 == 0 && dim <= 16 * STEPS;
+}
+
+extern "C" bool cu_indexer_takes_raw(int64_t n, int64_t n_rows, int heads, int dim, int rope)
+{
+    return alone(n, n_rows, heads, dim) && rope % 4 == 0 && rope <= dim;
+}
+
 extern "C" void cu_indexer_scores(cu_stream s, const float *q, const float *rows, const float *w,
                                   int heads, int dim, int64_t n, int64_t n_rows,
                                   const int64_t *pos0, int ratio, bool bf16, float *scores,
-                                  int64_t ld)
+                                  int64_t ld, const cu_turn *turn)
 {
-    enum { BLOCKS = 132 }; /* about one a multiprocessor: more are given several tokens each */
     static bool raised;
     if (n <= 0 || n_rows <= 0)
         return;
+    if (alone(n, n_rows, heads, dim)) {
+        unsigned tiles = cu_blocks(n_rows, 16);
+        cu_turn none = {NULL, NULL, 0};
+        LAUNCH("indexer_scores", n_rows * dim, indexer_scores_alone,
+               tiles < BLOCKS ? tiles : (unsigned)BLOCKS, SCORE_THREADS, 0, s, q, rows, w, heads,
+               dim, n_rows, pos0, ratio, bf16, scores, turn != NULL ? *turn : none);
+        return;
+    }
     if (dim > 16 * STEPS || cu_most_shared() < 2 * sizeof(score_room)) {
         dim3 grid(cu_blocks(n_rows, 64), (unsigned)n);
         LAUNCH("indexer_scores", n * n_rows * dim, indexer_scores_wide, grid, 64, 0, s, q, rows, w,
@@ -436,14 +622,19 @@ static __global__ void __launch_bounds__(SELECT_THREADS, 1)
     topk(const float *all_scores, int64_t ld, int64_t n_rows, const int64_t *pos0, int ratio, int k,
          int sorted, int most, int32_t *all_out)
 {
-    begin();
+    let_next_start();
     extern __shared__ uint64_t best[]; /* [most], at least sorted: a power of two, at least k */
     __shared__ select_room r;
-    int64_t token = blockIdx.x, n = visible_rows(n_rows, pos0, ratio, token);
+    int64_t token = blockIdx.x;
+    int64_t n = visible_rows(n_rows, pos0, ratio, token); /* positions are older than the step */
     const float *scores = all_scores + token * ld;
     int32_t *out = all_out + token * k;
     int t = threadIdx.x, lane = t % 32, warp = t / 32;
     int kept = n < k ? (int)n : k;
+    if (!MUTANT(17)) /* stale counts */
+        for (int i = t; i < SPREAD; i += SELECT_THREADS)
+            r.count[i] = 0;
+    wait_for_previous();
     for (int i = kept + t; i < k; i += SELECT_THREADS)
         out[i] = -1;
     if (kept <= 0)
@@ -471,9 +662,6 @@ static __global__ void __launch_bounds__(SELECT_THREADS, 1)
         for (int i = 0; i < HELD; i++)
             score[i] = __ldcg(scores + (row_of(i) < n ? row_of(i) : 0));
     }
-    if (!MUTANT(17)) /* stale counts */
-        for (int i = t; i < SPREAD; i += SELECT_THREADS)
-            r.count[i] = 0;
 #pragma unroll
     for (int i = 0; i < HELD; i++) {
         held[i] = row_of(i) < n ? key_of(score[i]) : 0;

@@ -209,11 +209,20 @@ void cu_compressor_store(cu_stream s, const cu_compressor *c, const float *kv, c
 /* The rows whose windows these tokens fill. */
 void cu_compressor_emit(cu_stream s, const cu_compressor *c, const int64_t *pos0, int64_t n);
 
-/* Token i sees (*pos0 + i + 1) / ratio rows; or n_rows rows if pos0 is NULL. scores [n][ld]. The
+/* Angles [rope/2] of the last `rope` columns. */
+typedef struct {
+    const float *cosine, *sine;
+    int rope;
+} cu_turn;
+
+/* turn: NULL, or q is as the product gave it and turned first, as cu_rope does where it does not
+ * round; where cu_indexer_takes_raw says so.
+ * Token i sees (*pos0 + i + 1) / ratio rows; or n_rows rows if pos0 is NULL. scores [n][ld]. The
  * kernel (there is one, if n_rows > 0) lets the next start only when it has waited itself. */
 void cu_indexer_scores(cu_stream s, const float *q, const float *rows, const float *w, int heads,
                        int dim, int64_t n, int64_t n_rows, const int64_t *pos0, int ratio,
-                       bool bf16, float *scores, int64_t ld);
+                       bool bf16, float *scores, int64_t ld, const cu_turn *turn);
+bool cu_indexer_takes_raw(int64_t n, int64_t n_rows, int heads, int dim, int rope);
 void cu_index_weights(cu_stream s, float *w, int64_t n, int heads, int dim, bool bf16);
 void cu_topk(cu_stream s, const float *scores, int64_t ld, int64_t n, int64_t n_rows,
              const int64_t *pos0, int ratio, int k, int32_t *out);
@@ -243,7 +252,6 @@ typedef struct {
     /* Of raw queries: when the kernel of the last launch lets this one start, all is there but q
      * or, if there is a list, all but that. */
     bool settled;
-    bool bf16_rows; /* rows are bf16 numbers, as far as one knows: what is rehearsed then */
 } cu_attention_args;
 bool cu_attention_turns(int64_t n, int dim, int rope);
 bool cu_attention_takes_raw(int64_t n, int dim, int rope);

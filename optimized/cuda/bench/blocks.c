@@ -146,7 +146,7 @@ static void one_scores(bench *x, void *ctx, int i)
     block *b = ctx;
     cu_indexer_scores(x->s, b->floats, b->floats + (size_t)(1 + i % 16) * INDEX_ROWS * 128,
                       b->floats + 8192, 64, 128, b->n, INDEX_ROWS, NULL, 4, false, b->scores,
-                      INDEX_ROWS);
+                      INDEX_ROWS, NULL);
 }
 
 static void one_topk(bench *x, void *ctx, int i)
