@@ -763,7 +763,9 @@ void cu_forward(dsv4_cuda_session *s, int64_t n, bool logits)
     block b = block_of(s, n);
     int layers = s->d->model->config.num_hidden_layers;
     sublayer first = attention_of(s, 0, 0);
+    cu_keep_apart(true); /* cu_begin's launch: kernels ask for positions before they wait */
     hc_enter(s, &first, NULL, &b);
+    cu_keep_apart(false);
     for (int l = 0; l < layers; l++)
         layer_forward(s, l, l, l + 1 < layers ? l + 1 : -1, &b);
     if (s->n_members > 0) {
