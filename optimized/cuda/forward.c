@@ -159,6 +159,14 @@ static bool compresses_with_rows(const dsv4_cuda_session *s, const block *b)
     return b->n == 1 || s->n_members > 0;
 }
 
+/* Gates that hc_enter left to others, and nobody took along. */
+static void gates_left(dsv4_cuda_session *s)
+{
+    if (s->later.m != NULL)
+        cu_hc_gates(s->stream, s->later.m, 1, &s->later.gates);
+    s->later.m = NULL;
+}
+
 /* All of that in one launch, unless somebody listens in between. false: nothing was done. */
 static bool rows_together(dsv4_cuda_session *s, const cu_layer *w, int number, int ratio,
                           bool rounds, int layer, const float *cosine, const float *sine,
@@ -199,7 +207,9 @@ static bool rows_together(dsv4_cuda_session *s, const cu_layer *w, int number, i
         .index_heads = c->index_n_heads,
         .index_scale =
             (float)(1.0 / sqrt((double)c->index_head_dim) / sqrt((double)c->index_n_heads)),
+        .later = s->later,
     };
+    s->later.m = NULL;
     if (s->n_members > 0)
         a.table = s->row_states + (int64_t)number * s->n_members;
     else
@@ -386,8 +396,10 @@ static void attend(dsv4_cuda_session *s, const cu_layer *w, int number, int rati
 
     bool rounds = deployed(s) && (cu_quantised(&w->wq_b) || cu_quantised(&w->index_wq_b));
     bool rows = rows_together(s, w, number, ratio, rounds, layer, cosine, sine, b);
-    if (!rows)
+    if (!rows) {
         query_row(s, w, rounds, layer, b);
+        gates_left(s);
+    }
     bool raw = raw_queries(s, layer, b), settled = false;
     product(s, &g, &w->wq_b, s->q_lora, s->linear_in, n, s->q, false);
     if (raw && ratio != 4) { /* attention comes next: its rows are there, if these were made */
@@ -494,13 +506,15 @@ static void hc_enter(dsv4_cuda_session *s, const sublayer *to, const cu_left *le
     const dsv4_config *c = &s->d->model->config;
     int k = c->hc_mult, layer = to->layer;
     int64_t D = c->hidden_size, n = b->n, pos0 = b->pos0;
+    dsv4_tap_id post = to->ffn ? DSV4_TAP_HC_FFN_POST : DSV4_TAP_HC_ATTN_POST;
+    dsv4_tap_id comb = to->ffn ? DSV4_TAP_HC_FFN_COMB : DSV4_TAP_HC_ATTN_COMB;
+    bool heard = cu_hears(s, post, layer, pos0, n) || cu_hears(s, comb, layer, pos0, n);
     cu_gates g = gates_of(s, to->hc);
     cu_hc_enter(s->stream, &to->hc->fn, s->streams, c->rms_norm_eps, n, s->mix, s->mix_scratch,
-                s->tickets, &g, to->norm, s->x, s->norm, deployed(s), left);
-    cu_tap(s, to->ffn ? DSV4_TAP_HC_FFN_POST : DSV4_TAP_HC_ATTN_POST, layer, pos0, n, s->post, k,
-           k);
-    cu_tap(s, to->ffn ? DSV4_TAP_HC_FFN_COMB : DSV4_TAP_HC_ATTN_COMB, layer, pos0, n, s->comb,
-           (int64_t)k * k, (int64_t)k * k);
+                s->tickets, &g, to->norm, s->x, s->norm, deployed(s), left,
+                heard ? NULL : &s->later);
+    cu_tap(s, post, layer, pos0, n, s->post, k, k);
+    cu_tap(s, comb, layer, pos0, n, s->comb, (int64_t)k * k, (int64_t)k * k);
     if (cu_tap(s, to->ffn ? DSV4_TAP_HC_FFN_COLLAPSED : DSV4_TAP_HC_ATTN_COLLAPSED, layer, pos0, n,
                s->x, D, D)) /* changed: normalised again */
         cu_rmsnorm(s->stream, s->x, to->norm, c->rms_norm_eps, n, D, s->norm, deployed(s));
@@ -570,7 +584,9 @@ static void moe(dsv4_cuda_session *s, const cu_layer *w, float limit, int layer,
     flush(s, &g, "products: router, shared gate, up");
     cu_tap(s, DSV4_TAP_ROUTER_LOGITS, layer, pos0, n, s->router_logits, E, E);
     cu_router(s->stream, s->router_logits, w->gate_bias, w->tid2eid, b->ids, n, E, K,
-              c->routed_scaling_factor, s->experts, s->weights, unheard ? s->share : NULL);
+              c->routed_scaling_factor, s->experts, s->weights, unheard ? s->share : NULL,
+              &s->later);
+    s->later.m = NULL;
     cu_tap(s, DSV4_TAP_ROUTER_EXPERTS, layer, pos0, n, s->experts, K, K);
     cu_tap(s, DSV4_TAP_ROUTER_WEIGHTS, layer, pos0, n, s->weights, K, K);
     cu_experts_args a = {.n = n,
@@ -650,7 +666,7 @@ static void head_norm(dsv4_cuda_session *s, const cu_hc *hc, const float *norm,
     int64_t D = c->hidden_size;
     cu_gates g = {hc->scale, hc->base, c->hc_mult, 0, c->hc_eps, s->pre, NULL, NULL};
     cu_hc_enter(s->stream, &hc->fn, streams, c->rms_norm_eps, n, s->mix, s->mix_scratch, s->tickets,
-                &g, norm, s->x, s->norm, deployed(s), NULL);
+                &g, norm, s->x, s->norm, deployed(s), NULL, NULL);
     if (tapped && cu_tap(s, DSV4_TAP_HEAD_COLLAPSED, -1, pos0, n, s->x, D, D)) /* changed */
         cu_rmsnorm(s->stream, s->x, norm, c->rms_norm_eps, n, D, s->norm, deployed(s));
 }
