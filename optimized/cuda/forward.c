@@ -159,6 +159,17 @@ static bool compresses_with_rows(const dsv4_cuda_session *s, const block *b)
     return b->n == 1 || s->n_members > 0;
 }
 
+/* These products let the next launch start late, which finds the mixes of hc_enter there. */
+static void settle_gates(dsv4_cuda_session *s, group *g)
+{
+    bool settled = s->later.m != NULL;
+    for (int i = 0; i < g->count; i++)
+        settled = settled && cu_linear_streams(&g->seg[i].w);
+    for (int i = 0; i < g->count; i++)
+        g->seg[i].late = settled;
+    s->later.settled = settled;
+}
+
 /* Gates that hc_enter left to others, and nobody took along. */
 static void gates_left(dsv4_cuda_session *s)
 {
@@ -392,6 +403,7 @@ static void attend(dsv4_cuda_session *s, const cu_layer *w, int number, int rati
         product(s, &g, &w->indexer.wgate, s->norm, NULL, n, s->index_z, true);
         product(s, &g, &w->index_weights, s->norm, s->norm8, n, s->index_w, false);
     }
+    settle_gates(s, &g);
     flush(s, &g, "products: wq_a, wkv, compressors");
 
     bool rounds = deployed(s) && (cu_quantised(&w->wq_b) || cu_quantised(&w->index_wq_b));
@@ -510,6 +522,7 @@ static void hc_enter(dsv4_cuda_session *s, const sublayer *to, const cu_left *le
     dsv4_tap_id comb = to->ffn ? DSV4_TAP_HC_FFN_COMB : DSV4_TAP_HC_ATTN_COMB;
     bool heard = cu_hears(s, post, layer, pos0, n) || cu_hears(s, comb, layer, pos0, n);
     cu_gates g = gates_of(s, to->hc);
+    s->later.m = NULL;
     cu_hc_enter(s->stream, &to->hc->fn, s->streams, c->rms_norm_eps, n, s->mix, s->mix_scratch,
                 s->tickets, &g, to->norm, s->x, s->norm, deployed(s), left,
                 heard ? NULL : &s->later);
@@ -581,6 +594,7 @@ static void moe(dsv4_cuda_session *s, const cu_layer *w, float limit, int layer,
     product(s, &g, &w->gate, s->norm, NULL, n, s->router_logits, true); /* float32 in every mode */
     product(s, &g, &w->shared_w1, s->norm, s->norm8, n, s->shared_gate, false);
     product(s, &g, &w->shared_w3, s->norm, s->norm8, n, s->shared_up, false);
+    settle_gates(s, &g);
     flush(s, &g, "products: router, shared gate, up");
     cu_tap(s, DSV4_TAP_ROUTER_LOGITS, layer, pos0, n, s->router_logits, E, E);
     cu_router(s->stream, s->router_logits, w->gate_bias, w->tid2eid, b->ids, n, E, K,

@@ -142,7 +142,7 @@ static __global__ void __launch_bounds__(ROW_THREADS)
     let_next_start();
     if (a.later.m != NULL && blockIdx.x == gridDim.x - 1) {
         if (!MUTANT(80)) /* forgotten */
-            later_gates(a.later, rounds);
+            later_gates(a.later);
         return;
     }
     if (blockIdx.x == ROLE_QUERY) {

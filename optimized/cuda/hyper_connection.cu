@@ -15,7 +15,7 @@ __device__ void gates_of(const float *m, const cu_gates *g, int64_t i, float *ro
     float *v = room;
     if (hc == 4) {
         if (t < 32)
-            four_gates(t < 24 ? m[mix_of_lane()] : 0.0f, gate_of_lane(*g, 24), *g, i, true);
+            four_gates(t < 24 ? m[mix_of_lane()] : 0.0f, gate_of_lane(*g, 24), *g, i);
         return;
     }
     if (t < hc) {
@@ -255,7 +255,7 @@ extern "C" void cu_hc_enter(cu_stream s, const cu_tensor *fn, const float *strea
     if (left != NULL)
         a.left = *left;
     if (leaves && !head)
-        *later = (cu_later){m, *gates};
+        *later = (cu_later){m, *gates, false};
     cu_enter(s, &a);
 }
 

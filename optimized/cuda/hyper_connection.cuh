@@ -65,15 +65,15 @@ __device__ __forceinline__ int mix_of_lane()
 __device__ __forceinline__ float2 gate_of_lane(const cu_gates &g, int rows)
 {
     int row = mix_of_lane();
-    return row < rows ? make_float2(__ldg(g.scale + (row < 4   ? 0
-                                                     : row < 8 ? 1
-                                                               : 2)),
-                                    __ldg(g.base + row))
-                      : make_float2(0, 0);
+    float2 gate = make_float2(0, 0);
+    if (row < rows) {
+        gate.x = __ldg(g.scale + (row < 8 ? row / 4 : 2));
+        gate.y = __ldg(g.base + row);
+    }
+    return gate;
 }
 
-__device__ __forceinline__ void four_gates(float v, float2 gate, const cu_gates &g, int64_t token,
-                                           bool live)
+__device__ __forceinline__ void four_gates(float v, float2 gate, const cu_gates &g, int64_t token)
 {
     int lane = threadIdx.x % 32, row = mix_of_lane();
     v = v * gate.x + gate.y;
@@ -85,32 +85,27 @@ __device__ __forceinline__ void four_gates(float v, float2 gate, const cu_gates 
     e = __fdiv_rn(row < 8 && v >= 0 ? 1.0f : e, row < 8 ? 1.0f + e : sum);
     if (row < 8) {
         e += v != v ? v : 0.0f;
-        if (row < 4 && live)
+        if (row < 4)
             g.pre[token * 4 + row] = e + g.eps;
-        else if (g.post != NULL && live)
+        else if (g.post != NULL)
             g.post[token * 4 + row - 4] = 2.0f * e;
     }
     if (g.comb != NULL && lane < 16) {
         e = sinkhorn_four(e + g.eps, g.iters, g.eps);
-        if (live)
-            g.comb[token * 16 + lane] = e;
+        g.comb[token * 16 + lane] = e;
     }
 }
 
 /* A block of some other launch does what cu_hc_enter left: the gates of its one token. */
-__device__ __forceinline__ void later_gates(const cu_later &l, cu_rounds rounds)
+__device__ __forceinline__ void later_gates(const cu_later &l)
 {
     int row = mix_of_lane();
     if (threadIdx.x >= 32)
         return;
     float2 gate = gate_of_lane(l.gates, 24);
-#pragma unroll 1
-    for (int round = rounds.first; round < rounds.end; round++) {
-        bool live = round == 1;
-        if (live && !MUTANT(79)) /* not waited for */
-            wait_for_previous();
-        four_gates(live && row < 24 ? __ldcg(l.m + row) : 0.0f, gate, l.gates, 0, live);
-    }
+    if (!l.settled && !MUTANT(79)) /* the mixes not waited for */
+        wait_for_previous();
+    four_gates(row < 24 ? __ldcg(l.m + row) : 0.0f, gate, l.gates, 0);
 }
 
 /* ---- hyper_connection_cluster.cu: mixes, gates, collapse, norm in one launch -------------------
@@ -122,8 +117,7 @@ typedef struct {
     int rows, tokens; /* tokens: of sixteen blocks */
     float eps;
     bool gated, bf16;
-    bool later; /* of one token: its gates but those of the collapse are worked out elsewhere */
-    cu_rounds rounds;
+    bool later; /* of one token, with y: all gates but those of the collapse are another's work */
     cu_gates gates;
     float *m, *x, *y; /* NULL: not asked for */
     cu_left left;     /* out NULL: nobody leaves */
@@ -131,7 +125,7 @@ typedef struct {
 
 /* The usual shapes, where the device can. */
 extern "C" bool cu_enters(const cu_tensor *fn, const cu_gates *gates);
-/* What cu_enters takes; a->tokens and rounds are set here. */
+/* What cu_enters takes; a->tokens is set here. */
 extern "C" void cu_enter(cu_stream s, const enter_args *a);
 
 #endif

@@ -8,7 +8,9 @@
  * sixteen tokens; the weights are fetched before the streams are there. Each sends its sums for the
  * gates of the collapse and its squares to all the others, and all sums of token r to block r; all
  * then know those gates, collapse their columns, and need to hear only the sum of squares for the
- * norm. One warp more works out all gates meanwhile: in block r those of token r.
+ * norm. One warp more works out all gates meanwhile: in block r those of token r. That takes longer
+ * than all that is behind it, and nobody needs those gates before the sublayer ends: of one token
+ * they may be left to a launch that comes later (LATER).
  *
  * The weights of a layer drive these instructions out of every cache between two launches, and to
  * fetch them takes longer than to run them: there are few on the way of one token, and what several
@@ -26,21 +28,17 @@ enum {
     ENTER_MOST = 4096,
     LEFT_EXPERTS = 8
 };
-#ifndef REHEARSE
-#define REHEARSE 1
-#endif
-#ifndef HELD_LATER
-#define HELD_LATER 4
-#endif
 
-/* Of one token, weights wait in shared memory: with all of them in registers, a block would not
- * find room beside one of the products before it, and start late. HELD: the rows of a lane that are
- * in registers; without the warp of all gates (LATER) there are enough. */
+/* Of one token, weights wait in shared memory, so that a block finds room beside one of the
+ * products before it, and starts early. Those have half of the registers of a multiprocessor, and
+ * in the q2 and q4 recipes up to 180 KB: eight warps of 128 registers fit beside them (nine of more
+ * than 80 do not, since one of the four schedulers would have three), with 40 KB. HELD: the rows of
+ * a lane that are in registers. */
 template <int TOKENS, bool LATER> struct enter_weights {
     enum { HELD = ENTER_ROWS };
 };
 template <bool LATER> struct enter_weights<1, LATER> {
-    enum { HELD = LATER ? HELD_LATER : 0 };
+    enum { HELD = LATER ? 4 : 0 };
     float fn[MIXES - 4 * HELD][4 * (ENTER_MOST / TOGETHER)]; /* [row][4][this block's columns] */
 };
 
@@ -189,17 +187,17 @@ __device__ __forceinline__ void leave_many(const enter_args &a, enter_room<TOKEN
  * columns of the streams, into its memory and out. The gates are still those of that sublayer. */
 template <int TOKENS, bool LATER>
 __device__ __forceinline__ void leave_columns(const enter_args &a, enter_room<TOKENS, LATER> &room,
-                                              int rank, int64_t token0, int count, bool live)
+                                              int rank, int64_t token0, int count)
 {
     const cu_left &l = a.left;
     int t = threadIdx.x, dim = (int)a.dim, own = dim / TOGETHER;
     bool routed = l.block == NULL;
     static_assert(MANY * 16 <= ENTER_WARPS * 32, "a thread an element of comb");
-    if (live && t < count * 16)
+    if (t < count * 16)
         room.comb[t / 16][t % 16] = __ldcg(a.gates.comb + token0 * 16 + t);
-    if (live && t < count * 4)
+    if (t < count * 4)
         room.post[t / 4][t % 4] = __ldcg(a.gates.post + token0 * 4 + t);
-    if (live && routed && t < count * LEFT_EXPERTS) {
+    if (routed && t < count * LEFT_EXPERTS) {
         int i = t / LEFT_EXPERTS, mine = t % LEFT_EXPERTS;
         const int32_t *experts = l.experts + (token0 + i) * l.k;
         int32_t e[LEFT_EXPERTS], one = mine < l.k ? __ldcg(experts + mine) : 0;
@@ -223,11 +221,11 @@ __device__ __forceinline__ void leave_columns(const enter_args &a, enter_room<TO
         const float *y = l.y + token0 * l.k * dim + column;
 #pragma unroll
         for (int b = 0; b < 4; b++)
-            x[b] = live ? __ldcg(streams + b * dim) : 0.0f;
-        side = live ? __ldcg((routed ? l.shared : l.block) + token0 * dim + column) : 0.0f;
+            x[b] = __ldcg(streams + b * dim);
+        side = __ldcg((routed ? l.shared : l.block) + token0 * dim + column);
 #pragma unroll
         for (int s = 0; s < LEFT_EXPERTS; s++)
-            v[s] = live && routed && s < l.k ? __ldcg(y + s * dim) : 0.0f;
+            v[s] = routed && s < l.k ? __ldcg(y + s * dim) : 0.0f;
     }
     sync_workers();
     if (t < own) {
@@ -249,14 +247,13 @@ __device__ __forceinline__ void leave_columns(const enter_args &a, enter_room<TO
                 sum = fmaf(room.comb[0][MUTANT(60) ? b * 4 + m : m * 4 + b], x[m], sum);
             sum = maybe_bf16(sum, a.bf16);
             room.x[0][b * own + t] = sum;
-            if (live)
-                out[b * dim] = sum;
+            out[b * dim] = sum;
         }
     }
     sync_workers();
 }
 
-/* The extra warp: all gates of token `rank`, and its mixes; those without one have the squares. */
+/* The extra warp: all gates of token `rank`, and its mixes; lanes without one have the squares. */
 template <int TOKENS, bool LATER>
 __device__ __forceinline__ void
 all_gates(const enter_args &a, const enter_room<TOKENS, LATER> &room, int64_t token, float2 gate)
@@ -267,7 +264,7 @@ all_gates(const enter_args &a, const enter_room<TOKENS, LATER> &room, int64_t to
     if (a.m != NULL && row < a.rows)
         a.m[token * a.rows + row] = v;
     if (a.gated)
-        four_gates(v, gate, a.gates, token, true);
+        four_gates(v, gate, a.gates, token);
 }
 #endif
 
@@ -277,14 +274,14 @@ static __global__ void __launch_bounds__((ENTER_WARPS + !LATER) * 32, TOKENS == 
 {
 #if __CUDA_ARCH__ >= 900 && CAN_SEND
     let_next_start();
-    enum { WORKERS = ENTER_WARPS * 32, SUMS = enter_room<TOKENS, LATER>::SUMS };
-    constexpr int HELD = enter_weights<TOKENS, LATER>::HELD;
+    using shared = enter_room<TOKENS, LATER>;
+    enum { WORKERS = ENTER_WARPS * 32, SUMS = shared::SUMS, HELD = shared::HELD };
     extern __shared__ __align__(16) uint8_t memory[];
-    enter_room<TOKENS, LATER> &room = *(enter_room<TOKENS, LATER> *)(void *)memory;
+    shared &room = *(shared *)(void *)memory;
     int rank = (int)rank_in_cluster(), lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     int g = lane / 8, t = lane % 8, own = (int)a.dim / TOGETHER, fours = own / 4;
-    int64_t token0 = (int64_t)blockIdx.y * a.tokens;
-    int tokens = a.n - token0 < a.tokens ? (int)(a.n - token0) : a.tokens;
+    int64_t token0 = LATER ? 0 : (int64_t)blockIdx.y * a.tokens;
+    int tokens = LATER ? 1 : a.n - token0 < a.tokens ? (int)(a.n - token0) : a.tokens;
     bool normed = LATER || a.y != NULL, collapses = normed || a.x != NULL;
     if (threadIdx.x == 0) {
         int each = TOGETHER * (int)sizeof(float);
@@ -296,9 +293,8 @@ static __global__ void __launch_bounds__((ENTER_WARPS + !LATER) * 32, TOKENS == 
     __syncthreads();
     arrive_together();
     if (!LATER && warp == ENTER_WARPS) {
-        float2 gate = make_float2(0, 0);
-        if (a.gated && rank < tokens)
-            gate = gate_of_lane(a.gates, a.rows);
+        bool mine = a.gated && rank < tokens;
+        float2 gate = mine ? gate_of_lane(a.gates, a.rows) : make_float2(0, 0);
         wait_together();
         wait_for_previous();
         await(&room.sums_came);
@@ -339,248 +335,233 @@ static __global__ void __launch_bounds__((ENTER_WARPS + !LATER) * 32, TOKENS == 
     bool left = a.left.out != NULL;
     int stream = (int)threadIdx.x / fours, column = (int)threadIdx.x % fours * 4;
     wait_together();
+    wait_for_previous();
+    if (left)
+        leave_columns(a, room, rank, token0, tokens);
+    else if (TOKENS == 1) {
+        if (stream < 4)
+            *(float4 *)(void *)&room.x[0][4 * threadIdx.x] =
+                __ldcg((const float4 *)(const void *)(a.streams + (token0 * 4 + stream) * a.dim +
+                                                      rank * own + column));
+        sync_workers();
+    } else { /* every warp fetches what it multiplies */
 #pragma unroll 1
-    for (int round = LATER ? a.rounds.first : 1; round < (LATER ? a.rounds.end : 2); round++) {
-        bool live = !LATER || round == 1;
-        if (live && !(LATER && MUTANT(77))) /* taken for a second rehearsal: not waited for */
-            wait_for_previous();
-        if (left)
-            leave_columns(a, room, rank, token0, tokens, live);
-        else if (TOKENS == 1) {
-            if (stream < 4)
-                *(float4 *)(void *)&room.x[0][4 * threadIdx.x] =
-                    live ? __ldcg((const float4 *)(const void *)(a.streams +
-                                                                 (token0 * 4 + stream) * a.dim +
-                                                                 rank * own + column))
-                         : zero;
-            sync_workers();
-        } else { /* every warp fetches what it multiplies */
-#pragma unroll 1
-            for (int i = 0; i < MANY; i++) {
-                if (i < tokens && stream < 4)
-                    fetch_four((float4 *)(void *)&room.x[i][4 * threadIdx.x],
-                               a.streams + ((token0 + i) * 4 + stream) * a.dim + rank * own +
-                                   column,
-                               !(MUTANT(54) && i + 1 == tokens)); /* the last token's left out */
-                if (i % FETCHED == FETCHED - 1)
-                    fetched();
+        for (int i = 0; i < MANY; i++) {
+            if (i < tokens && stream < 4)
+                fetch_four((float4 *)(void *)&room.x[i][4 * threadIdx.x],
+                           a.streams + ((token0 + i) * 4 + stream) * a.dim + rank * own + column,
+                           !(MUTANT(54) && i + 1 == tokens)); /* the last token's left out */
+            if (i % FETCHED == FETCHED - 1)
+                fetched();
+        }
+    }
+    /* Of a few tokens side by side, so that their steps do not wait for each other. */
+    constexpr int BESIDE = TOKENS > 1 ? 2 : 1;
+    auto mix = [&](int first) {
+        float sum[BESIDE][8] = {}; /* rows, squares, nothing */
+#pragma unroll
+        for (int k = 0; k < ENTER_STEPS; k++) {
+            int u = (warp * ENTER_STEPS + k) * 8 + t;
+#pragma unroll
+            for (int i = 0; i < BESIDE; i++) {
+                float4 y = zero;
+                if (u < 4 * fours)
+                    y = *(const float4 *)(const void *)&room.x[first + i][4 * u];
+#pragma unroll
+                for (int m = 0; m < ENTER_ROWS; m++) {
+                    float4 f;
+                    if constexpr (TOKENS == 1)
+                        if (m >= HELD)
+                            f = *(const float4 *)(const void *)&room.fn[g + 4 * (m - HELD)][4 * u];
+                    if (m < HELD)
+                        f = w[k][m];
+                    if (MUTANT(77) && LATER && m == HELD) /* the row before in its place */
+                        f = w[k][HELD - 1];
+                    sum[i][m] = fmaf(f.x, y.x, sum[i][m]);
+                    sum[i][m] = fmaf(f.y, y.y, sum[i][m]);
+                    sum[i][m] = fmaf(f.z, y.z, sum[i][m]);
+                    sum[i][m] = fmaf(f.w, y.w, sum[i][m]);
+                }
+                sum[i][ENTER_ROWS] = squared(sum[i][ENTER_ROWS], y);
             }
         }
-        /* Of a few tokens side by side, so that their steps do not wait for each other. */
-        constexpr int BESIDE = TOKENS > 1 ? 2 : 1;
-        auto mix = [&](int first) {
-            float sum[BESIDE][8] = {}; /* rows, squares, nothing */
+        /* Over t: lane t is left with sum[t]. */
 #pragma unroll
-            for (int k = 0; k < ENTER_STEPS; k++) {
-                int u = (warp * ENTER_STEPS + k) * 8 + t;
-#pragma unroll
-                for (int i = 0; i < BESIDE; i++) {
-                    float4 y = zero;
-                    if (u < 4 * fours)
-                        y = *(const float4 *)(const void *)&room.x[first + i][4 * u];
-#pragma unroll
-                    for (int m = 0; m < ENTER_ROWS; m++) {
-                        float4 f;
-                        if constexpr (TOKENS == 1)
-                            if (m >= HELD)
-                                f = *(const float4 *)(const void *)&room
-                                         .fn[g + 4 * (m - HELD)][4 * u];
-                        if (m < HELD)
-                            f = w[k][m];
-                        sum[i][m] = fmaf(f.x, y.x, sum[i][m]);
-                        sum[i][m] = fmaf(f.y, y.y, sum[i][m]);
-                        sum[i][m] = fmaf(f.z, y.z, sum[i][m]);
-                        sum[i][m] = fmaf(f.w, y.w, sum[i][m]);
-                    }
-                    sum[i][ENTER_ROWS] = squared(sum[i][ENTER_ROWS], y);
-                }
-            }
-            /* Over t: lane t is left with sum[t]. */
-#pragma unroll
-            for (int d = 1; d < 8; d *= 2) {
-                bool upper = (t & d) != 0;
-#pragma unroll
-                for (int i = 0; i < BESIDE; i++)
-#pragma unroll
-                    for (int j = 0; j < 4 / d; j++) {
-                        float keeps = upper ? sum[i][2 * j + 1] : sum[i][2 * j];
-                        float gives = upper ? sum[i][2 * j] : sum[i][2 * j + 1];
-                        sum[i][j] = keeps + __shfl_xor_sync(0xffffffffu, gives, d);
-                    }
-            }
+        for (int d = 1; d < 8; d *= 2) {
+            bool upper = (t & d) != 0;
 #pragma unroll
             for (int i = 0; i < BESIDE; i++)
-                if ((t < ENTER_ROWS || lane == ENTER_ROWS) && first + i < tokens)
-                    room.part[warp][(first + i) * EACH +
-                                    (t < ENTER_ROWS ? g + 4 * t : (int)MIXES)] = sum[i][0];
-        };
-        if (TOKENS == 1) {
-            wait_fetched<0>();
-            mix(0);
-        } else {
-            static_assert(MANY == 4 * FETCHED && FETCHED % BESIDE == 0, "as many are on their way");
+#pragma unroll
+                for (int j = 0; j < 4 / d; j++) {
+                    float keeps = upper ? sum[i][2 * j + 1] : sum[i][2 * j];
+                    float gives = upper ? sum[i][2 * j] : sum[i][2 * j + 1];
+                    sum[i][j] = keeps + __shfl_xor_sync(0xffffffffu, gives, d);
+                }
+        }
+#pragma unroll
+        for (int i = 0; i < BESIDE; i++)
+            if ((t < ENTER_ROWS || lane == ENTER_ROWS) && first + i < tokens)
+                room.part[warp][(first + i) * EACH + (t < ENTER_ROWS ? g + 4 * t : (int)MIXES)] =
+                    sum[i][0];
+    };
+    if (TOKENS == 1) {
+        wait_fetched<0>();
+        mix(0);
+    } else {
+        static_assert(MANY == 4 * FETCHED && FETCHED % BESIDE == 0, "as many are on their way");
 #pragma unroll 1
-            for (int token = 0; token < tokens; token += BESIDE) {
-                if (left) /* there already */
-                    ;
-                else if (token == 0)
-                    wait_fetched<3>();
-                else if (token == FETCHED)
-                    wait_fetched<2>();
-                else if (token == 2 * FETCHED)
-                    wait_fetched<1>();
-                else if (token == 3 * FETCHED)
-                    wait_fetched<0>();
-                __syncwarp();
-                mix(token);
-            }
+        for (int token = 0; token < tokens; token += BESIDE) {
+            if (left) /* there already */
+                ;
+            else if (token == 0)
+                wait_fetched<3>();
+            else if (token == FETCHED)
+                wait_fetched<2>();
+            else if (token == 2 * FETCHED)
+                wait_fetched<1>();
+            else if (token == 3 * FETCHED)
+                wait_fetched<0>();
+            __syncwarp();
+            mix(token);
         }
+    }
+    sync_workers();
+    if (MUTANT(44) && rank == 5) /* others do not wait for a late block */
+        __nanosleep(50000);
+    if (TOKENS == 1) { /* a thread four sums and a block */
+        int four = (int)threadIdx.x / TOGETHER * 4, to = threadIdx.x % TOGETHER;
+        bool brief = four == 0 || four == MIXES;
+        if (four < EACH && (brief || to == 0)) {
+            float4 v = four_sums(room, four);
+            if (brief)
+                send_four(&room.briefs[rank][four / MIXES * 4], &room.sums_came, to, v);
+            if (to == 0)
+                send_four(&room.from[rank][four], &room.sums_came, 0, v);
+        }
+    } else {
+        if (MUTANT(67) && warp == 0) /* sums are sent before they are there */
+            __nanosleep(20000);
+        for (int at = threadIdx.x * 4; at < tokens * EACH; at += WORKERS * 4) {
+            float4 v = four_sums(room, at);
+            int token = at / EACH, four = at % EACH;
+            send_four(&room.from[rank][four], &room.sums_came, token, v);
+            if (four == 0 || four == MIXES)
+                *(float4 *)(void *)&room.brief[token * BRIEF + four / MIXES * 4] = v;
+        }
+        if (!MUTANT(67))
+            sync_workers();
+        for (int i = threadIdx.x; i < tokens * (BRIEF / 4) * TOGETHER; i += WORKERS) {
+            int four = i / TOGETHER * 4;
+            send_four(&room.briefs[rank][four], &room.sums_came, i % TOGETHER,
+                      *(const float4 *)(const void *)&room.brief[four]);
+        }
+    }
+    if (!MUTANT(44))
+        await(&room.sums_came);
+    if (!normed) /* what is sent last: nobody leaves before all have it */
+        arrive_together();
+    float4 all_pre = zero;
+    if (collapses && TOKENS == 1) {    /* every warp for itself */
+        bool all = LATER && rank == 0; /* the first block has all sums */
+        int squares = all ? (int)MIXES : 4, row = lane < squares ? lane : squares;
+        float pre = of_all(all ? &room.from[0][row] : &room.briefs[0][row], all ? EACH : BRIEF);
+        pre *= scale_of(__shfl_sync(0xffffffffu, pre, squares), 4 * (int)a.dim, a.eps);
+        if (all && (int)threadIdx.x < a.rows)
+            a.m[threadIdx.x] = pre;
+        pre = open(pre);
+        if (all && threadIdx.x < 4)
+            a.gates.pre[threadIdx.x] = pre;
+        all_pre = make_float4(__shfl_sync(0xffffffffu, pre, 0), __shfl_sync(0xffffffffu, pre, 1),
+                              __shfl_sync(0xffffffffu, pre, 2), __shfl_sync(0xffffffffu, pre, 3));
+    } else if (collapses) {
+        int token = (int)threadIdx.x / 4;
+        const float *from = &room.briefs[0][token * BRIEF];
+        if (token < tokens)
+            room.pre[token][lane % 4] =
+                open(of_all(from + lane % 4, TOKENS * BRIEF) *
+                     scale_of(of_all(from + 4, TOKENS * BRIEF), 4 * (int)a.dim, a.eps));
         sync_workers();
-        if (MUTANT(44) && rank == 5) /* others do not wait for a late block */
-            __nanosleep(50000);
-        if (TOKENS == 1) { /* a thread four sums and a block */
-            int four = (int)threadIdx.x / TOGETHER * 4, to = threadIdx.x % TOGETHER;
-            bool brief = four == 0 || four == MIXES;
-            if (four < EACH && (brief || to == 0)) {
-                float4 v = four_sums(room, four);
-                if (brief && live)
-                    send_four(&room.briefs[rank][four / MIXES * 4], &room.sums_came, to, v);
-                if (to == 0 && live)
-                    send_four(&room.from[rank][four], &room.sums_came, 0, v);
-            }
-        } else {
-            if (MUTANT(67) && warp == 0) /* sums are sent before they are there */
-                __nanosleep(20000);
-            for (int at = threadIdx.x * 4; at < tokens * EACH; at += WORKERS * 4) {
-                float4 v = four_sums(room, at);
-                int token = at / EACH, four = at % EACH;
-                send_four(&room.from[rank][four], &room.sums_came, token, v);
-                if (four == 0 || four == MIXES)
-                    *(float4 *)(void *)&room.brief[token * BRIEF + four / MIXES * 4] = v;
-            }
-            if (!MUTANT(67))
-                sync_workers();
-            for (int i = threadIdx.x; i < tokens * (BRIEF / 4) * TOGETHER; i += WORKERS) {
-                int four = i / TOGETHER * 4;
-                send_four(&room.briefs[rank][four], &room.sums_came, i % TOGETHER,
-                          *(const float4 *)(const void *)&room.brief[four]);
-            }
+    }
+    /* Four tokens at a time, so that their steps do not wait for each other; those behind the last
+     * are worked out too, and dropped. */
+    constexpr int FOUR = TOKENS > 1 ? 4 : 1;
+    bool mine = (int)threadIdx.x < own;
+    int64_t at = token0 * a.dim + rank * own + threadIdx.x;
+#pragma unroll 1
+    for (int first = 0; collapses && first < tokens; first += FOUR) {
+        float c[FOUR] = {}, power[FOUR];
+#pragma unroll
+        for (int j = 0; mine && j < FOUR; j++) {
+            const float *x = &room.x[first + j][threadIdx.x];
+            float4 f = TOKENS == 1 ? all_pre : *(const float4 *)(const void *)room.pre[first + j];
+            c[j] = fmaf(f.x, x[0], 0.0f);
+            c[j] = fmaf(f.y, x[own], c[j]);
+            c[j] = fmaf(f.z, x[2 * own], c[j]);
+            c[j] = fmaf(f.w, x[3 * own], c[j]);
         }
-        if (live && !MUTANT(44))
-            await(&room.sums_came);
-        if (!normed) /* what is sent last: nobody leaves before all have it */
-            arrive_together();
-        float4 all_pre = zero;
-        if (collapses && TOKENS == 1) {    /* every warp for itself */
-            bool all = LATER && rank == 0; /* its mixes are the token's */
-            int squares = all ? (int)MIXES : 4, row = lane < squares ? lane : squares;
-            float pre = of_all(all ? &room.from[0][row] : &room.briefs[0][row], all ? EACH : BRIEF);
-            float power = __shfl_sync(0xffffffffu, pre, squares);
-            pre *= scale_of(live ? power : 1.0f, 4 * (int)a.dim, a.eps);
-            if (all && live && (int)threadIdx.x < a.rows)
-                a.m[token0 * a.rows + threadIdx.x] = pre;
-            pre = open(live ? pre : 0.0f);
-            if (all && live && threadIdx.x < 4)
-                a.gates.pre[token0 * 4 + threadIdx.x] = pre;
-            all_pre =
-                make_float4(__shfl_sync(0xffffffffu, pre, 0), __shfl_sync(0xffffffffu, pre, 1),
-                            __shfl_sync(0xffffffffu, pre, 2), __shfl_sync(0xffffffffu, pre, 3));
-        } else if (collapses) {
-            int token = (int)threadIdx.x / 4;
-            const float *from = &room.briefs[0][token * BRIEF];
-            if (token < tokens)
-                room.pre[token][lane % 4] =
-                    open(of_all(from + lane % 4, TOKENS * BRIEF) *
-                         scale_of(of_all(from + 4, TOKENS * BRIEF), 4 * (int)a.dim, a.eps));
+#pragma unroll
+        for (int j = 0; j < FOUR; j++) {
+            c[j] = maybe_bf16(c[j], a.bf16);
+            bool there = mine && first + j < tokens;
+            power[j] = there ? c[j] * c[j] : 0.0f;
+            if (there)
+                room.x[first + j][threadIdx.x] = c[j]; /* whose column it was */
+            if (there && a.x != NULL)
+                a.x[at + (first + j) * a.dim] = c[j];
+        }
+        /* warp_sum() of all: lanes are left with those of token lane / 16 + lane / 8 % 2 * 2. */
+        int d = 16;
+        if (FOUR == 4)
+#pragma unroll
+            for (int pairs = 2; pairs > 0; pairs /= 2, d /= 2) {
+                bool upper = (lane & d) != 0;
+#pragma unroll
+                for (int j = 0; j < pairs; j++) {
+                    float keeps = upper ? power[(2 * j + 1) % FOUR] : power[2 * j % FOUR];
+                    float gives = upper ? power[2 * j % FOUR] : power[(2 * j + 1) % FOUR];
+                    power[j % FOUR] = keeps + __shfl_xor_sync(0xffffffffu, gives, d);
+                }
+            }
+        for (; d > 0; d /= 2)
+            power[0] += __shfl_xor_sync(0xffffffffu, power[0], d);
+        int i = first + (FOUR == 4 ? lane / 16 + lane / 8 % 2 * 2 : 0);
+        if (lane % (FOUR == 4 ? 8 : 32) == 0 && i < tokens)
+            room.sums[warp][i] = power[0];
+    }
+    if (normed) {
+        sync_workers();
+        if ((int)threadIdx.x < TOGETHER * TOKENS && (int)threadIdx.x % TOKENS < tokens) {
+            int i = threadIdx.x % TOKENS;
+            float power = 0;
+#pragma unroll
+            for (int k = 0; k < ENTER_WARPS; k++)
+                power += room.sums[k][i];
+            send(&room.powers[rank][i], &room.powers_came, threadIdx.x / TOKENS, power);
+        }
+        await(&room.powers_came); /* also: all have what this block sent before */
+        if (TOKENS > 1) {
+            if ((int)threadIdx.x < tokens)
+                room.norm_scale[threadIdx.x] =
+                    scale_of(of_all(&room.powers[0][threadIdx.x], TOKENS), (int)a.dim, a.eps);
             sync_workers();
         }
-        /* Four tokens at a time, so that their steps do not wait for each other; those behind the
-         * last are worked out too, and dropped. */
-        constexpr int FOUR = TOKENS > 1 ? 4 : 1;
-        bool mine = (int)threadIdx.x < own;
-        int64_t at = token0 * a.dim + rank * own + threadIdx.x;
 #pragma unroll 1
-        for (int first = 0; collapses && first < tokens; first += FOUR) {
-            float c[FOUR] = {}, power[FOUR];
-#pragma unroll
-            for (int j = 0; mine && j < FOUR; j++) {
-                const float *x = &room.x[first + j][threadIdx.x];
-                float4 f =
-                    TOKENS == 1 ? all_pre : *(const float4 *)(const void *)room.pre[first + j];
-                c[j] = fmaf(f.x, x[0], 0.0f);
-                c[j] = fmaf(f.y, x[own], c[j]);
-                c[j] = fmaf(f.z, x[2 * own], c[j]);
-                c[j] = fmaf(f.w, x[3 * own], c[j]);
-            }
+        for (int first = 0; first < tokens; first += FOUR) {
+            float v[FOUR];
 #pragma unroll
             for (int j = 0; j < FOUR; j++) {
-                c[j] = maybe_bf16(c[j], a.bf16);
-                bool there = mine && first + j < tokens;
-                power[j] = there ? c[j] * c[j] : 0.0f;
-                if (there)
-                    room.x[first + j][threadIdx.x] = c[j]; /* whose column it was */
-                if (there && live && a.x != NULL)
-                    a.x[at + (first + j) * a.dim] = c[j];
+                float last = TOKENS > 1
+                                 ? room.norm_scale[first + j]
+                                 : scale_of(of_all(&room.powers[0][0], 1), (int)a.dim, a.eps);
+                v[j] = maybe_bf16(weight * (room.x[first + j][threadIdx.x] * last), a.bf16);
             }
-            /* warp_sum() of all: lanes are left with those of token lane / 16 + lane / 8 % 2 * 2.
-             */
-            int d = 16;
-            if (FOUR == 4)
 #pragma unroll
-                for (int pairs = 2; pairs > 0; pairs /= 2, d /= 2) {
-                    bool upper = (lane & d) != 0;
-#pragma unroll
-                    for (int j = 0; j < pairs; j++) {
-                        float keeps = upper ? power[(2 * j + 1) % FOUR] : power[2 * j % FOUR];
-                        float gives = upper ? power[2 * j % FOUR] : power[(2 * j + 1) % FOUR];
-                        power[j % FOUR] = keeps + __shfl_xor_sync(0xffffffffu, gives, d);
-                    }
-                }
-            for (; d > 0; d /= 2)
-                power[0] += __shfl_xor_sync(0xffffffffu, power[0], d);
-            int i = first + (FOUR == 4 ? lane / 16 + lane / 8 % 2 * 2 : 0);
-            if (lane % (FOUR == 4 ? 8 : 32) == 0 && i < tokens)
-                room.sums[warp][i] = power[0];
+            for (int j = 0; j < FOUR; j++)
+                if (mine && first + j < tokens)
+                    a.y[at + (first + j) * a.dim] = v[j];
         }
-        if (normed) {
-            sync_workers();
-            if ((int)threadIdx.x < TOGETHER * TOKENS && (int)threadIdx.x % TOKENS < tokens) {
-                int i = threadIdx.x % TOKENS;
-                float power = 0;
-#pragma unroll
-                for (int k = 0; k < ENTER_WARPS; k++)
-                    power += room.sums[k][i];
-                if (live)
-                    send(&room.powers[rank][i], &room.powers_came, threadIdx.x / TOKENS, power);
-            }
-            if (live)
-                await(&room.powers_came); /* also: all have what this block sent before */
-            if (TOKENS > 1) {
-                if ((int)threadIdx.x < tokens)
-                    room.norm_scale[threadIdx.x] =
-                        scale_of(of_all(&room.powers[0][threadIdx.x], TOKENS), (int)a.dim, a.eps);
-                sync_workers();
-            }
-#pragma unroll 1
-            for (int first = 0; first < tokens; first += FOUR) {
-                float v[FOUR];
-#pragma unroll
-                for (int j = 0; j < FOUR; j++) {
-                    float last = TOKENS > 1 ? room.norm_scale[first + j]
-                                            : scale_of(live ? of_all(&room.powers[0][0], 1) : 1.0f,
-                                                       (int)a.dim, a.eps);
-                    v[j] = maybe_bf16(weight * (room.x[first + j][threadIdx.x] * last), a.bf16);
-                }
-#pragma unroll
-                for (int j = 0; j < FOUR; j++)
-                    if (mine && live && first + j < tokens)
-                        a.y[at + (first + j) * a.dim] = v[j];
-            }
-        } else {
-            wait_together();
-        }
-        if (!live)
-            sync_workers(); /* what is in shared memory is read before it is written again */
+    } else {
+        wait_together();
     }
     if (MUTANT(44))
         await(&room.sums_came);
@@ -623,7 +604,7 @@ template <int TOKENS, bool LATER> static int clusters_of()
 static int clusters()
 {
     int many = clusters_of<MANY, false>(), one = clusters_of<1, false>();
-    int later = clusters_of<1, true>(), few = one < later ? one : later;
+    int few = clusters_of<1, true>() < one ? clusters_of<1, true>() : one;
     return many < few ? many : few;
 }
 
@@ -642,7 +623,6 @@ extern "C" void cu_enter(cu_stream s, const enter_args *args)
     if (a.n <= 0)
         return;
     dim3 grid(TOGETHER, cu_blocks(a.n, a.tokens));
-    a.rounds = rounds_of(a.later && REHEARSE);
     if (a.later)
         LAUNCH_CLUSTERS("hc_enter", a.dim, (hc_enter<1, true>), grid, ENTER_WARPS * 32,
                         sizeof(enter_room<1, true>), s, TOGETHER, a);

@@ -159,6 +159,7 @@ typedef struct {
 typedef struct {
     const float *m; /* mixes */
     cu_gates gates;
+    bool settled; /* m is there when the launch before lets this one start (cu_segment.late) */
 } cu_later;
 bool cu_hc_passes(const cu_tensor *fn, const cu_gates *gates, int k);
 void cu_hc_enter(cu_stream s, const cu_tensor *fn, const float *streams, float eps, int64_t n,

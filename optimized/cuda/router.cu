@@ -41,7 +41,7 @@ static __global__ void __launch_bounds__(ROUTER_THREADS)
     let_next_start();
     if (later.m != NULL && blockIdx.x == gridDim.x - 1) {
         if (!MUTANT(78)) /* forgotten */
-            later_gates(later, rounds);
+            later_gates(later);
         return;
     }
     float more = !hashed && bias != NULL && t < n_experts ? __ldg(bias + t) : 0.0f;
