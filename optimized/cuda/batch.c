@@ -11,6 +11,8 @@ struct dsv4_cuda_batch {
     dsv4_cuda_session *members[DSV4_CUDA_SEQUENCES];
 };
 
+_Static_assert((int)CU_STEP_TOKENS == (int)DSV4_CUDA_SEQUENCES, "a batch's tokens are arguments");
+
 static dsv4_status check_members(dsv4_cuda_session *const *sessions, int count, dsv4_error *err)
 {
     if (count < 1 || count > DSV4_CUDA_SEQUENCES)
@@ -136,14 +138,8 @@ dsv4_status dsv4_cuda_batch_append(dsv4_cuda_batch *b, const int32_t *tokens, fl
     dsv4_status status = check_step(b, tokens, err);
     if (status != DSV4_OK)
         return status;
-    int64_t *positions = (int64_t *)(void *)w->step_host;
-    int32_t *ids = (int32_t *)(void *)(positions + n);
-    for (size_t i = 0; i < n; i++) {
-        positions[i] = b->members[i]->position;
-        ids[i] = tokens[i];
-    }
-    bool ok = cu_to_device(w->stream, w->positions, positions, n * sizeof *positions, "a batch") &&
-              cu_to_device(w->stream, w->ids, ids, n * sizeof *ids, "a batch") && replay(w);
+    cu_begin_batch(w, tokens);
+    bool ok = replay(w);
     size_t bytes = n * vocab * sizeof *logits;
     if (ok && logits != NULL)
         ok = cu_from_device(w->stream, w->logits_host, w->logits, bytes, "logits");

@@ -235,7 +235,8 @@ static const struct {
                     {"swiglu_both", check_swiglu},
                     {"gated", check_gated},
                     {"leave", check_leave},
-                    {"hc_enter", check_enter}};
+                    {"hc_enter", check_enter},
+                    {"begin_step", check_begin}};
 
 const char *dsv4_cuda_composition(int which)
 {

@@ -64,5 +64,6 @@ void check_swiglu(bed *b);
 void check_gated(bed *b);
 void check_leave(bed *b);
 void check_enter(bed *b);
+void check_begin(bed *b);
 
 #endif

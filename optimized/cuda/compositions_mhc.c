@@ -360,3 +360,100 @@ void check_enter(bed *b)
             bed_run(b, enter_together, enter_one_by_one, NULL, &c);
         }
 }
+
+/* ---- how a step begins ---------------------------------------------------------------------- */
+
+enum { VOCABULARY = 19, COPIES = 4 };
+
+typedef struct {
+    int64_t n, dim, half, words;
+    bool apart, device; /* positions one by one; tokens on the device */
+    int table, positions, ids, positions_to, ids_to, x, freq[2], cosine[2], sine[2];
+} begin_case;
+
+static cu_step_args step_at(const bed *b, const begin_case *c, int side)
+{
+    cu_step_args a = {.n = c->n,
+                      .positions_to = bed_at(b, side, c->positions_to),
+                      .n_positions = (int)c->words,
+                      .apart = c->apart,
+                      .ids = c->device ? bed_at(b, side, c->ids) : NULL,
+                      .ids_to = bed_at(b, side, c->ids_to),
+                      .table = {.type = DSV4_F32,
+                                .data = bed_at(b, side, c->table),
+                                .rows = VOCABULARY,
+                                .cols = c->dim,
+                                .row_bytes = (size_t)c->dim * sizeof(float),
+                                .scale_rows = 1,
+                                .scale_cols = 1},
+                      .copies = COPIES,
+                      .half = (int)c->half,
+                      .bf16 = b->numerics == DSV4_DEPLOYED,
+                      .x = bed_at(b, side, c->x)};
+    const int32_t *e = bed_image(b, side, c->ids);
+    for (int64_t i = 0; i < c->n && !c->device; i++)
+        a.token[i] = e[i];
+    memcpy(a.position, bed_image(b, side, c->positions), (size_t)c->words * sizeof *a.position);
+    for (int i = 0; i < 2; i++) {
+        a.inv_freq[i] = bed_at(b, side, c->freq[i]);
+        a.cosine[i] = bed_at(b, side, c->cosine[i]);
+        a.sine[i] = bed_at(b, side, c->sine[i]);
+    }
+    return a;
+}
+
+static void begin_together(bed *b, void *ctx, int side)
+{
+    cu_step_args a = step_at(b, ctx, side);
+    cu_begin_step(b->stream, &a);
+}
+
+static void begin_one_by_one(bed *b, void *ctx, int side)
+{
+    const begin_case *c = ctx;
+    cu_step_args a = step_at(b, c, side);
+    const int64_t *positions = bed_at(b, side, c->positions);
+    const int32_t *ids = bed_at(b, side, c->ids);
+    cu_on_device(b->stream, a.positions_to, positions, (size_t)c->words * sizeof *positions,
+                 b->name);
+    if (!c->device)
+        cu_on_device(b->stream, a.ids_to, ids, (size_t)c->n * sizeof *ids, b->name);
+    cu_embed(b->stream, &a.table, ids, c->n, a.copies, a.bf16, a.x);
+    for (int i = 0; i < 2; i++)
+        cu_rope_angles(b->stream, a.inv_freq[i], a.half, positions, c->apart ? NULL : positions,
+                       c->n, a.cosine[i], a.sine[i]);
+}
+
+void check_begin(bed *b)
+{
+    /* n, dim, half, positions one by one, tokens on the device */
+    static const int shapes[][5] = {
+        {1, 4096, 32, 0, 0}, {1, 129, 1, 0, 0}, {7, 64, 80, 0, 1}, {3, 1, 32, 1, 0}};
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
+        EACH_KIND(b)
+        {
+            const int *s = shapes[i];
+            begin_case c = {.n = s[0], .dim = s[1], .half = s[2], .apart = s[3], .device = s[4]};
+            char text[96];
+            snprintf(text, sizeof text, "begin_step/dim=%d,half=%d,n=%d", s[1], s[2], s[0]);
+            if (!bed_wanted(b, text))
+                continue;
+            c.words = c.apart ? c.n : 2;
+            c.table = bed_input(b, "table", VOCABULARY * c.dim);
+            int64_t *p = bed_ints(b, "positions", (size_t)c.words * sizeof *p, &c.positions);
+            for (int64_t k = 0; p != NULL && k < c.words; k++)
+                p[k] = bed_bits(b) % 1048576;
+            int32_t *e = bed_ints(b, "ids", (size_t)c.n * sizeof *e, &c.ids);
+            for (int64_t k = 0; e != NULL && k < c.n; k++)
+                e[k] = (int32_t)(bed_bits(b) % VOCABULARY);
+            bed_ints(b, "step's positions", (size_t)c.words * sizeof *p, &c.positions_to);
+            bed_ints(b, "step's tokens", (size_t)c.n * sizeof *e, &c.ids_to);
+            c.x = bed_result(b, "x", c.n * COPIES * c.dim);
+            for (int k = 0; k < 2; k++) {
+                c.freq[k] = bed_plain(b, "inv_freq", c.half);
+                c.cosine[k] = bed_result(b, "cosine", c.n * c.half);
+                c.sine[k] = bed_result(b, "sine", c.n * c.half);
+            }
+            bed_run(b, begin_together, begin_one_by_one, NULL, &c);
+        }
+}

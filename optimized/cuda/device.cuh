@@ -42,7 +42,7 @@ extern "C" bool cu_launching(const char *op);
 enum { SMALL_DEVICE = 50, SMALL_SHARED = 99 * 1024 };
 /* A launch that the driver must refuse, and this engine report; or that a small device would. */
 #define REFUSED(op, shared)                                                                        \
-    ((dsv4_cuda_mutant == 69 && cu_same_name(op, "rope_angles")) ||                                \
+    ((dsv4_cuda_mutant == 69 && cu_same_name(op, "begin_step")) ||                                \
      (dsv4_cuda_mutant == SMALL_DEVICE && (size_t)(shared) > SMALL_SHARED))
 extern "C" bool cu_same_name(const char *a, const char *b);
 #else

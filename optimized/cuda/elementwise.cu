@@ -10,18 +10,13 @@ static __global__ void embed(cu_tensor table, const int32_t *ids, int copies, bo
     int64_t i = blockIdx.y, c = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (c >= table.cols)
         return;
-    if (MUTANT(68)) /* a pointer to nowhere */
-        x += 1ll << 44;
-    float v = maybe_bf16(cu_value(&table, ids[i], c, iq2), bf16);
-    for (int j = 0; j < copies; j++)
-        x[(i * copies + j) * table.cols + c] = v;
+    embed_column(table, ids[i], c, copies, bf16, iq2, x + i * copies * table.cols);
 }
 
 extern "C" void cu_embed(cu_stream s, const cu_tensor *table, const int32_t *ids, int64_t n,
                          int copies, bool bf16, float *x)
 {
     dim3 grid(cu_blocks(table->cols, 128), (unsigned)n);
-    cu_linear_anew(); /* a step begins */
     if (n > 0)
         LAUNCH("embed", n * table->cols, embed, grid, 128, 0, s, *table, ids, copies, bf16,
                cu_iq2_book_device(), x);

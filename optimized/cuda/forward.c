@@ -707,15 +707,6 @@ static void head(dsv4_cuda_session *s, int64_t pos0, int64_t n, bool last)
     }
 }
 
-/* pos0: of consecutive tokens; or NULL and the positions one by one. */
-static void angles(dsv4_cuda_session *s, const int64_t *positions, const int64_t *pos0, int64_t n)
-{
-    int half = s->d->model->config.qk_rope_head_dim / 2;
-    cu_rope_angles(s->stream, s->inv_plain, half, positions, pos0, n, s->cos_plain, s->sin_plain);
-    cu_rope_angles(s->stream, s->inv_compress, half, positions, pos0, n, s->cos_compress,
-                   s->sin_compress);
-}
-
 static void mtp_forward(dsv4_cuda_session *s, const int32_t *ids, int64_t n)
 {
     const dsv4_config *c = &s->d->model->config;
@@ -742,7 +733,10 @@ static void mtp_forward(dsv4_cuda_session *s, const int32_t *ids, int64_t n)
 
     int64_t pos0 = s->position - waited;
     block b = {next, &s->step->mtp_pos, pos0, rows};
-    angles(s, NULL, b.pos, rows);
+    int half = c->qk_rope_head_dim / 2;
+    cu_rope_angles(s->stream, s->inv_plain, half, NULL, b.pos, rows, s->cos_plain, s->sin_plain);
+    cu_rope_angles(s->stream, s->inv_compress, half, NULL, b.pos, rows, s->cos_compress,
+                   s->sin_compress);
     sublayer first = attention_of(s, c->num_hidden_layers, -1);
     hc_enter(s, &first, NULL, &b);
     layer_forward(s, c->num_hidden_layers, -1, -1, &b);
@@ -755,12 +749,50 @@ static void mtp_forward(dsv4_cuda_session *s, const int32_t *ids, int64_t n)
     }
 }
 
-void cu_forward(dsv4_cuda_session *s, int64_t n, bool logits)
+static cu_step_args step_of(const dsv4_cuda_session *s, int64_t n)
 {
     const dsv4_config *c = &s->d->model->config;
+    return (cu_step_args){.n = n,
+                          .table = s->d->embed,
+                          .copies = c->hc_mult,
+                          .half = c->qk_rope_head_dim / 2,
+                          .bf16 = deployed(s),
+                          .x = s->streams,
+                          .inv_freq = {s->inv_plain, s->inv_compress},
+                          .cosine = {s->cos_plain, s->cos_compress},
+                          .sine = {s->sin_plain, s->sin_compress}};
+}
+
+void cu_begin(dsv4_cuda_session *s, int32_t token, int64_t n)
+{
+    cu_step_args a = step_of(s, n);
+    a.position[0] = s->position;
+    a.position[1] = s->position > 0 ? s->position - 1 : 0;
+    a.positions_to = &s->step->pos;
+    a.n_positions = 2;
+    a.token[0] = token;
+    a.ids = n > 1 ? s->ids : NULL;
+    a.ids_to = &s->step->token;
+    cu_begin_step(s->stream, &a);
+}
+
+void cu_begin_batch(dsv4_cuda_session *s, const int32_t *tokens)
+{
+    cu_step_args a = step_of(s, s->n_members);
+    a.apart = true;
+    for (int i = 0; i < s->n_members; i++) {
+        a.position[i] = s->members[i]->position;
+        a.token[i] = tokens[i];
+    }
+    a.positions_to = s->positions;
+    a.n_positions = s->n_members;
+    a.ids_to = s->ids;
+    cu_begin_step(s->stream, &a);
+}
+
+void cu_forward(dsv4_cuda_session *s, int64_t n, bool logits)
+{
     block b = {n == 1 ? &s->step->token : s->ids, &s->step->pos, s->position, n};
-    angles(s, NULL, b.pos, n);
-    cu_embed(s->stream, &s->d->embed, b.ids, n, c->hc_mult, deployed(s), s->streams);
     all_layers(s, &b);
     head(s, s->position, n, logits);
     if (s->options.mtp)
@@ -769,10 +801,7 @@ void cu_forward(dsv4_cuda_session *s, int64_t n, bool logits)
 
 void cu_forward_batch(dsv4_cuda_session *s)
 {
-    const dsv4_config *c = &s->d->model->config;
     block b = {s->ids, s->positions, 0, s->n_members};
-    angles(s, s->positions, NULL, b.n);
-    cu_embed(s->stream, &s->d->embed, b.ids, b.n, c->hc_mult, deployed(s), s->streams);
     all_layers(s, &b);
     head_of(s, 0, 0, b.n);
 }

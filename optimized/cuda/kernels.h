@@ -129,6 +129,26 @@ void cu_rope_angles(cu_stream s, const float *inv_freq, int half, const int64_t 
 void cu_rope(cu_stream s, float *x, int64_t n, int heads, int d, int r, const float *cosine,
              const float *sine, bool inverse, bool bf16);
 
+/* How a step begins: cu_embed and cu_rope_angles of both rotations. Token i is at position[i] if
+ * apart, else at position[0] + i; its id is token[i], or ids[i] (device) if ids is not NULL.
+ * positions_to and ids_to (not with ids) get what later kernels read of them. */
+enum { CU_STEP_TOKENS = 64 };
+typedef struct {
+    int64_t n, position[CU_STEP_TOKENS];
+    int64_t *positions_to; /* [n_positions] */
+    int n_positions;
+    bool apart, bf16;
+    int32_t token[CU_STEP_TOKENS];
+    const int32_t *ids;
+    int32_t *ids_to; /* [n] */
+    cu_tensor table;
+    int copies, half;
+    float *x; /* [n][copies][D] */
+    const float *inv_freq[2];
+    float *cosine[2], *sine[2]; /* [n][half] */
+} cu_step_args;
+void cu_begin_step(cu_stream s, const cu_step_args *a);
+
 /* scratch: cu_hc_mix_scratch floats; tickets: n zeroed counters, zero again afterwards. gates NULL
  * or the mixes' gates, computed by the block that finishes last. */
 typedef struct {

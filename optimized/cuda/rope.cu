@@ -9,11 +9,7 @@ static __global__ void rope_angles(const float *inv_freq, int half, const int64_
     if (at >= n * half)
         return;
     int64_t i = at / half, position = pos0 != NULL ? *pos0 + i : positions[i];
-    float angle = (float)position * inv_freq[at % half]; /* rounded to float32 first */
-    if (MUTANT(2)) /* the angle loses its float32 rounding */
-        angle = __fmul_rz((float)position, inv_freq[at % half]);
-    cosine[at] = (float)cos((double)angle);
-    sine[at] = (float)sin((double)angle);
+    angle_of(position, inv_freq[at % half], cosine + at, sine + at);
 }
 
 extern "C" void cu_rope_angles(cu_stream s, const float *inv_freq, int half,

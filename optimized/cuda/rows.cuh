@@ -43,6 +43,28 @@ __device__ __forceinline__ float2 rotate(float a, float b, float c, float s, boo
         maybe_bf16((float)((double)a * (double)s + (double)b * (double)c), bf16));
 }
 
+/* Column c of a token's embedding, into every one of its copies. */
+__device__ __forceinline__ void embed_column(const cu_tensor &table, int32_t id, int64_t c,
+                                             int copies, bool bf16, const uint64_t *iq2, float *x)
+{
+    if (MUTANT(68)) /* a pointer to nowhere */
+        x += 1ll << 44;
+    float v = maybe_bf16(cu_value(&table, id, c, iq2), bf16);
+    for (int j = 0; j < copies; j++)
+        x[j * table.cols + c] = v;
+}
+
+/* Cosine and sine of a position's angle, which is rounded to float32 first. */
+__device__ __forceinline__ void angle_of(int64_t position, float inv_freq, float *cosine,
+                                         float *sine)
+{
+    float angle = (float)position * inv_freq;
+    if (MUTANT(2)) /* the angle loses its float32 rounding */
+        angle = __fmul_rz((float)position, inv_freq);
+    *cosine = (float)cos((double)angle);
+    *sine = (float)sin((double)angle);
+}
+
 /* FP8 (block 64) or FP4 (block 32, fp4) on the first `columns` columns: a warp a block. Needs a
  * barrier before and after. */
 __device__ __forceinline__ void round_row(float *row, int columns, int block, bool fp4)

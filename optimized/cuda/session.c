@@ -9,8 +9,6 @@
 /* A token is a block of a grid's second or third side (a pair's share of an expert likewise), which
  * end at 65535: longer blocks are cut, which changes no result. */
 enum { DEFAULT_CHUNK = 64, MOST_CHUNK = 4096, ALIGN = 256 };
-/* A batch's position and token. */
-enum { STEP_BYTES = sizeof(int64_t) + sizeof(int32_t) };
 
 /* ---- memory --------------------------------------------------------------------------------- */
 
@@ -36,11 +34,6 @@ static void *take(walk *w, int64_t count, size_t size)
 static float *take_floats(walk *w, int64_t count)
 {
     return take(w, count, sizeof(float));
-}
-
-static size_t max_size(size_t a, size_t b)
-{
-    return a > b ? a : b;
 }
 
 static int64_t max64(int64_t a, int64_t b)
@@ -235,10 +228,8 @@ dsv4_status cu_session_make(dsv4_cuda *d, const dsv4_session_options *options,
     if (s->arena == NULL || s->tap_host == NULL || s->tap_copy == NULL)
         goto failed;
     s->stream = cu_new_stream(err);
-    size_t step = max_size(sizeof *s->step_host, (size_t)n_members * STEP_BYTES);
-    s->step_host = s->stream != NULL ? cu_pinned(step, what, err) : NULL;
     size_t logits = (size_t)max64(n_members, 1) * (size_t)c->vocab_size * sizeof(float);
-    s->logits_host = s->step_host != NULL ? cu_pinned(logits, what, err) : NULL;
+    s->logits_host = s->stream != NULL ? cu_pinned(logits, what, err) : NULL;
     if (s->logits_host == NULL || !cu_branches_new(s, err))
         goto failed;
     size_t bytes = w.used;
@@ -275,7 +266,6 @@ void dsv4_cuda_session_free(dsv4_cuda_session *s)
     cu_branches_free(s);
     cu_delete_stream(s->stream);
     cu_delete(s->arena);
-    cu_unpin(s->step_host);
     cu_unpin(s->logits_host);
     free(s->tap_host);
     free(s->tap_copy);
@@ -337,10 +327,9 @@ static dsv4_status append_block(dsv4_cuda_session *s, const int32_t *ids, int64_
                                 dsv4_error *err)
 {
     size_t vocab = (size_t)s->d->model->config.vocab_size;
-    *s->step_host = (cu_step){s->position, s->position > 0 ? s->position - 1 : 0, ids[0], 0};
-    bool ok = cu_to_device(s->stream, s->step, s->step_host, sizeof *s->step, "a step");
-    if (ok && n > 1) /* one token is in the step */
-        ok = cu_to_device(s->stream, s->ids, ids, (size_t)n * sizeof *ids, "tokens");
+    bool ok = n == 1 || cu_to_device(s->stream, s->ids, ids, (size_t)n * sizeof *ids, "tokens");
+    if (ok)
+        cu_begin(s, ids[0], n);
     if (ok && n == 1 && s->taps == NULL && s->position > 0 && !s->no_graph)
         ok = replay(s);
     else if (ok)

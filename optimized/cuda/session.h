@@ -18,7 +18,7 @@ typedef struct {
 
 enum { CU_BRANCHES = 8 };
 
-/* Positions and the token of a decode step: what a recorded graph reads. */
+/* Positions and the token of a decode step: cu_begin writes them, a recorded graph reads them. */
 typedef struct {
     int64_t pos, mtp_pos;
     int32_t token, unused;
@@ -45,7 +45,6 @@ struct dsv4_cuda_session {
     cu_layer_state *layers;
     cu_graph *graph;
     bool no_graph;
-    cu_step *step_host; /* pinned */
     float *logits_host; /* pinned [V] */
 
     /* A batch's working memory is a session without a state of its own. */
@@ -103,7 +102,11 @@ void cu_join(dsv4_cuda_session *s);
 void *cu_pinned(size_t bytes, const char *what, dsv4_error *err);
 void cu_unpin(void *p);
 
-/* forward.c: one block of n tokens at s->position; logits: whether those of the last are wanted. */
+/* forward.c: a block's first launch, which is never recorded, since its arguments change:
+ * positions, angles, streams. Ids of several tokens are in s->ids. */
+void cu_begin(dsv4_cuda_session *s, int32_t token, int64_t n);
+void cu_begin_batch(dsv4_cuda_session *s, const int32_t *tokens);
+/* The rest: n tokens at s->position; logits: whether those of the last are wanted. */
 void cu_forward(dsv4_cuda_session *s, int64_t n, bool logits);
 /* One token of each member of a batch, logits of all. */
 void cu_forward_batch(dsv4_cuda_session *s);

@@ -22,6 +22,7 @@ static bool record(dsv4_cuda_session *s)
     s->graph = NULL;
     if (!cu_graph_begin(s))
         return false;
+    cu_begin(s, 0, 1);
     cu_forward(s, 1, true);
     return cu_graph_end(s);
 }
