@@ -127,6 +127,8 @@ static void query_row(dsv4_cuda_session *s, const cu_layer *w, bool rounds, int 
 {
     const dsv4_config *c = &s->d->model->config;
     int64_t rank = c->q_lora_rank;
+    if (s->later.m != NULL) /* nobody takes them along */
+        cu_hc_gates(s->stream, s->later.m, 1, &s->later.gates);
     cu_rmsnorm(s->stream, s->q_lora, w->q_norm, c->rms_norm_eps, b->n, rank, s->q_lora,
                deployed(s));
     cu_tap(s, DSV4_TAP_Q_LORA, layer, b->pos0, b->n, s->q_lora, rank, rank);
@@ -159,23 +161,13 @@ static bool compresses_with_rows(const dsv4_cuda_session *s, const block *b)
     return b->n == 1 || s->n_members > 0;
 }
 
-/* These products let the next launch start late, which finds the mixes of hc_enter there. */
+/* The launch behind these products finds the mixes of hc_enter there when it starts. */
 static void settle_gates(dsv4_cuda_session *s, group *g)
 {
-    bool settled = s->later.m != NULL;
+    s->later.settled = true;
     for (int i = 0; i < g->count; i++)
-        settled = settled && cu_linear_streams(&g->seg[i].w);
-    for (int i = 0; i < g->count; i++)
-        g->seg[i].late = settled;
-    s->later.settled = settled;
-}
-
-/* Gates that hc_enter left to others, and nobody took along. */
-static void gates_left(dsv4_cuda_session *s)
-{
-    if (s->later.m != NULL)
-        cu_hc_gates(s->stream, s->later.m, 1, &s->later.gates);
-    s->later.m = NULL;
+        s->later.settled = s->later.settled && cu_linear_streams(&g->seg[i].w);
+    g->seg[0].late = s->later.m != NULL && s->later.settled;
 }
 
 /* All of that in one launch, unless somebody listens in between. false: nothing was done. */
@@ -220,7 +212,6 @@ static bool rows_together(dsv4_cuda_session *s, const cu_layer *w, int number, i
             (float)(1.0 / sqrt((double)c->index_head_dim) / sqrt((double)c->index_n_heads)),
         .later = s->later,
     };
-    s->later.m = NULL;
     if (s->n_members > 0)
         a.table = s->row_states + (int64_t)number * s->n_members;
     else
@@ -408,10 +399,8 @@ static void attend(dsv4_cuda_session *s, const cu_layer *w, int number, int rati
 
     bool rounds = deployed(s) && (cu_quantised(&w->wq_b) || cu_quantised(&w->index_wq_b));
     bool rows = rows_together(s, w, number, ratio, rounds, layer, cosine, sine, b);
-    if (!rows) {
+    if (!rows)
         query_row(s, w, rounds, layer, b);
-        gates_left(s);
-    }
     bool raw = raw_queries(s, layer, b), settled = false;
     product(s, &g, &w->wq_b, s->q_lora, s->linear_in, n, s->q, false);
     if (raw && ratio != 4) { /* attention comes next: its rows are there, if these were made */
@@ -600,7 +589,6 @@ static void moe(dsv4_cuda_session *s, const cu_layer *w, float limit, int layer,
     cu_router(s->stream, s->router_logits, w->gate_bias, w->tid2eid, b->ids, n, E, K,
               c->routed_scaling_factor, s->experts, s->weights, unheard ? s->share : NULL,
               &s->later);
-    s->later.m = NULL;
     cu_tap(s, DSV4_TAP_ROUTER_EXPERTS, layer, pos0, n, s->experts, K, K);
     cu_tap(s, DSV4_TAP_ROUTER_WEIGHTS, layer, pos0, n, s->weights, K, K);
     cu_experts_args a = {.n = n,

@@ -53,24 +53,21 @@ __device__ __forceinline__ float sinkhorn_four(float x, int iters, float eps)
     return x;
 }
 
-/* A token's gates of four streams from its mixes, by a warp: element 4 a + b of comb is lane 4 a +
- * b's, the mixes before it are those of the lanes from 16 on, and the rest have none. */
+/* A token's gates of four streams, by a warp: element 4 a + b of comb is lane 4 a + b's, the mixes
+ * before it are those of the lanes from 16 on, and the rest have none. */
 __device__ __forceinline__ int mix_of_lane()
 {
     int lane = threadIdx.x % 32;
     return lane < 16 ? 8 + lane : lane < 24 ? lane - 16 : 24;
 }
 
-/* What lies ahead of the mixes: the lane's factor and base. */
+/* Its factor and base. */
 __device__ __forceinline__ float2 gate_of_lane(const cu_gates &g, int rows)
 {
     int row = mix_of_lane();
-    float2 gate = make_float2(0, 0);
-    if (row < rows) {
-        gate.x = __ldg(g.scale + (row < 8 ? row / 4 : 2));
-        gate.y = __ldg(g.base + row);
-    }
-    return gate;
+    if (row >= rows)
+        return make_float2(0, 0);
+    return make_float2(__ldg(g.scale + (row < 8 ? row / 4 : 2)), __ldg(g.base + row));
 }
 
 __device__ __forceinline__ void four_gates(float v, float2 gate, const cu_gates &g, int64_t token)
@@ -90,13 +87,11 @@ __device__ __forceinline__ void four_gates(float v, float2 gate, const cu_gates 
         else if (g.post != NULL)
             g.post[token * 4 + row - 4] = 2.0f * e;
     }
-    if (g.comb != NULL && lane < 16) {
-        e = sinkhorn_four(e + g.eps, g.iters, g.eps);
-        g.comb[token * 16 + lane] = e;
-    }
+    if (g.comb != NULL && lane < 16)
+        g.comb[token * 16 + lane] = sinkhorn_four(e + g.eps, g.iters, g.eps);
 }
 
-/* A block of some other launch does what cu_hc_enter left: the gates of its one token. */
+/* What cu_hc_enter left, by a block of another launch. */
 __device__ __forceinline__ void later_gates(const cu_later &l)
 {
     int row = mix_of_lane();
@@ -117,7 +112,7 @@ typedef struct {
     int rows, tokens; /* tokens: of sixteen blocks */
     float eps;
     bool gated, bf16;
-    bool later; /* of one token, with y: all gates but those of the collapse are another's work */
+    bool later; /* of one token, with y: gates but those of the collapse are another's work */
     cu_gates gates;
     float *m, *x, *y; /* NULL: not asked for */
     cu_left left;     /* out NULL: nobody leaves */

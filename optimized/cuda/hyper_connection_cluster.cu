@@ -8,9 +8,8 @@
  * sixteen tokens; the weights are fetched before the streams are there. Each sends its sums for the
  * gates of the collapse and its squares to all the others, and all sums of token r to block r; all
  * then know those gates, collapse their columns, and need to hear only the sum of squares for the
- * norm. One warp more works out all gates meanwhile: in block r those of token r. That takes longer
- * than all that is behind it, and nobody needs those gates before the sublayer ends: of one token
- * they may be left to a launch that comes later (LATER).
+ * norm. One warp more works out all gates meanwhile: in block r those of token r (which takes longer
+ * than all the rest, and nobody needs them before the sublayer ends: LATER leaves them to another).
  *
  * The weights of a layer drive these instructions out of every cache between two launches, and to
  * fetch them takes longer than to run them: there are few on the way of one token, and what several
@@ -29,11 +28,9 @@ enum {
     LEFT_EXPERTS = 8
 };
 
-/* Of one token, weights wait in shared memory, so that a block finds room beside one of the
- * products before it, and starts early. Those have half of the registers of a multiprocessor, and
- * in the q2 and q4 recipes up to 180 KB: eight warps of 128 registers fit beside them (nine of more
- * than 80 do not, since one of the four schedulers would have three), with 40 KB. HELD: the rows of
- * a lane that are in registers. */
+/* Of one token, weights wait in shared memory: with all in registers, a block would not find room
+ * beside one of the products before it, and start late. HELD: a lane's rows in registers; as many
+ * as eight warps of 128 registers hold, which fit beside those products, as nine of 80 do. */
 template <int TOKENS, bool LATER> struct enter_weights {
     enum { HELD = ENTER_ROWS };
 };

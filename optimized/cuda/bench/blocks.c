@@ -198,17 +198,6 @@ static void one_mhc(bench *x, void *ctx, int i)
     cu_hc_post(x->s, b->x, x->floats, b->gates.post, b->gates.comb, b->n, 4, 4096, b->out, false);
 }
 
-/* As in a step: the gates are left to a launch that has time. */
-static void one_step(bench *x, void *ctx, int i)
-{
-    block *b = ctx;
-    cu_tensor fn = b->fn;
-    cu_later later;
-    fn.data += (size_t)(i % 64) * 24 * 16384 * 4;
-    cu_hc_enter(x->s, &fn, x->floats, 1e-6f, 1, x->out, x->out + 65536, x->tickets, &b->gates,
-                x->floats, b->x, b->y, false, NULL, &later);
-}
-
 static void mhc(bench *x, block *b, int64_t n)
 {
     double tokens = (double)n, mix = 4.0 * (24 + tokens) * 16384, all;
@@ -226,9 +215,6 @@ static void mhc(bench *x, block *b, int64_t n)
     snprintf(name, sizeof name, "mHC, %d: the same, collapse, norm, expansion", (int)n);
     report(x, name, replayed(x, one_mhc, b, 64), all + 4.0 * tokens * 2 * 4096,
            2.0 * (25 + 4 + 20 + 1) * 16384 * tokens);
-    if (n == 1)
-        report(x, "mHC, 1: mixes, collapse, norm", replayed(x, one_step, b, 64),
-               mix + 4.0 * (3 * 4096 + 24), 2.0 * (25 + 4 + 1) * 16384);
 }
 
 /* ---- all of them ---------------------------------------------------------------------------- */
