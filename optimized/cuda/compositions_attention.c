@@ -84,7 +84,7 @@ typedef struct {
     int dim, rope, index_dim, index_heads, ratio;
     bool many, compresses; /* many: a token of each of n states, instead of n tokens of one */
     int64_t ring, window_ring;
-    int q_lora, q8, q_norm, kv_row, kv_norm, cosine, sine, inv_freq, pos, table;
+    int q_lora, q8, q_norm, kv_row, kv_norm, cosine, sine, inv_freq, pos, table, left;
     int kv, z, index_kv, index_z, index_w, ape, norm, index_ape, index_norm;
     /* of a state */
     int window, ring_kv, ring_z, out, index_ring_kv, index_ring_z, index_out;
@@ -132,6 +132,14 @@ static cu_row_state state_at(const bed *b, const rows_case *c, int side, int64_t
     return s;
 }
 
+/* Gates that hc_enter left, of one token. */
+static cu_later left_at(const bed *b, const rows_case *c, int side)
+{
+    float *p = bed_at(b, side, c->left);
+    cu_gates g = {p + 24, p + 28, 4, 20, 1e-6f, p + 52, p + 56, p + 60};
+    return (cu_later){c->n == 1 ? p : NULL, g, true};
+}
+
 static void rows_patch(bed *b, void *ctx, int side)
 {
     const rows_case *c = ctx;
@@ -166,7 +174,8 @@ static void rows_together(bed *b, void *ctx, int side)
                       .index_z = bed_at(b, side, c->index_z),
                       .index_w = bed_at(b, side, c->index_w),
                       .index_heads = c->index_heads,
-                      .index_scale = (float)(1.0 / sqrt(dim) / sqrt(heads))};
+                      .index_scale = (float)(1.0 / sqrt(dim) / sqrt(heads)),
+                      .later = left_at(b, c, side)};
     if (c->many)
         a.table = bed_at(b, side, c->table);
     else
@@ -178,7 +187,10 @@ static void rows_one_by_one(bed *b, void *ctx, int side)
 {
     const rows_case *c = ctx;
     bool bf16 = b->numerics == DSV4_DEPLOYED;
+    cu_later left = left_at(b, c, side);
     float *q = bed_at(b, side, c->q_lora), *row = bed_at(b, side, c->kv_row);
+    if (left.m != NULL)
+        cu_hc_gates(b->stream, left.m, 1, &left.gates);
     cu_rmsnorm(b->stream, q, bed_at(b, side, c->q_norm), 1e-6f, c->n, c->q_dim, q, bf16);
     if (bf16)
         cu_round_fp8(b->stream, q, bed_at(b, side, c->q8), c->n, c->q_dim, c->q_dim, c->q_dim,
@@ -219,6 +231,7 @@ static void rows_pieces(bed *b, rows_case *c, int64_t pos0)
         pos[i] = pos0 + i;
     bed_ints(b, "states", (size_t)c->n * sizeof(cu_row_state), &c->table);
     b->pieces[c->table].aside = true;
+    c->left = bed_plain(b, "gates left", 76);
     c->q_lora = bed_input(b, "q_lora", c->n * c->q_dim);
     c->q8 = bed_result(b, "q8", c->n * c->q_dim);
     c->q_norm = bed_plain(b, "q_norm", c->q_dim);

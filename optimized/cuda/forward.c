@@ -127,6 +127,8 @@ static void query_row(dsv4_cuda_session *s, const cu_layer *w, bool rounds, int 
 {
     const dsv4_config *c = &s->d->model->config;
     int64_t rank = c->q_lora_rank;
+    if (s->later.m != NULL) /* nobody takes them along */
+        cu_hc_gates(s->stream, s->later.m, 1, &s->later.gates);
     cu_rmsnorm(s->stream, s->q_lora, w->q_norm, c->rms_norm_eps, b->n, rank, s->q_lora,
                deployed(s));
     cu_tap(s, DSV4_TAP_Q_LORA, layer, b->pos0, b->n, s->q_lora, rank, rank);
@@ -157,6 +159,15 @@ static void kv_row(dsv4_cuda_session *s, const cu_layer *w, const cu_layer_state
 static bool compresses_with_rows(const dsv4_cuda_session *s, const block *b)
 {
     return b->n == 1 || s->n_members > 0;
+}
+
+/* The launch behind these products finds the mixes of hc_enter there when it starts. */
+static void settle_gates(dsv4_cuda_session *s, group *g)
+{
+    s->later.settled = true;
+    for (int i = 0; i < g->count; i++)
+        s->later.settled = s->later.settled && cu_linear_streams(&g->seg[i].w);
+    g->seg[0].late = s->later.m != NULL && s->later.settled;
 }
 
 /* All of that in one launch, unless somebody listens in between. false: nothing was done. */
@@ -199,6 +210,7 @@ static bool rows_together(dsv4_cuda_session *s, const cu_layer *w, int number, i
         .index_heads = c->index_n_heads,
         .index_scale =
             (float)(1.0 / sqrt((double)c->index_head_dim) / sqrt((double)c->index_n_heads)),
+        .later = s->later,
     };
     if (s->n_members > 0)
         a.table = s->row_states + (int64_t)number * s->n_members;
@@ -393,6 +405,7 @@ static void attend(dsv4_cuda_session *s, const cu_layer *w, int number, int rati
         product(s, &g, &w->indexer.wgate, s->norm, NULL, n, s->index_z, true);
         product(s, &g, &w->index_weights, s->norm, s->norm8, n, s->index_w, false);
     }
+    settle_gates(s, &g);
     flush(s, &g, "products: wq_a, wkv, compressors");
 
     bool rounds = deployed(s) && (cu_quantised(&w->wq_b) || cu_quantised(&w->index_wq_b));
@@ -506,13 +519,16 @@ static void hc_enter(dsv4_cuda_session *s, const sublayer *to, const cu_left *le
     const dsv4_config *c = &s->d->model->config;
     int k = c->hc_mult, layer = to->layer;
     int64_t D = c->hidden_size, n = b->n, pos0 = b->pos0;
+    dsv4_tap_id post = to->ffn ? DSV4_TAP_HC_FFN_POST : DSV4_TAP_HC_ATTN_POST;
+    dsv4_tap_id comb = to->ffn ? DSV4_TAP_HC_FFN_COMB : DSV4_TAP_HC_ATTN_COMB;
+    bool heard = cu_hears(s, post, layer, pos0, n) || cu_hears(s, comb, layer, pos0, n);
     cu_gates g = gates_of(s, to->hc);
+    s->later.m = NULL;
     cu_hc_enter(s->stream, &to->hc->fn, s->streams, c->rms_norm_eps, n, s->mix, s->mix_scratch,
-                s->tickets, &g, to->norm, s->x, s->norm, deployed(s), left);
-    cu_tap(s, to->ffn ? DSV4_TAP_HC_FFN_POST : DSV4_TAP_HC_ATTN_POST, layer, pos0, n, s->post, k,
-           k);
-    cu_tap(s, to->ffn ? DSV4_TAP_HC_FFN_COMB : DSV4_TAP_HC_ATTN_COMB, layer, pos0, n, s->comb,
-           (int64_t)k * k, (int64_t)k * k);
+                s->tickets, &g, to->norm, s->x, s->norm, deployed(s), left,
+                heard ? NULL : &s->later);
+    cu_tap(s, post, layer, pos0, n, s->post, k, k);
+    cu_tap(s, comb, layer, pos0, n, s->comb, (int64_t)k * k, (int64_t)k * k);
     if (cu_tap(s, to->ffn ? DSV4_TAP_HC_FFN_COLLAPSED : DSV4_TAP_HC_ATTN_COLLAPSED, layer, pos0, n,
                s->x, D, D)) /* changed: normalised again */
         cu_rmsnorm(s->stream, s->x, to->norm, c->rms_norm_eps, n, D, s->norm, deployed(s));
@@ -579,10 +595,12 @@ static void moe(dsv4_cuda_session *s, const cu_layer *w, float limit, int layer,
     product(s, &g, &w->gate, s->norm, NULL, n, s->router_logits, true); /* float32 in every mode */
     product(s, &g, &w->shared_w1, s->norm, s->norm8, n, s->shared_gate, false);
     product(s, &g, &w->shared_w3, s->norm, s->norm8, n, s->shared_up, false);
+    settle_gates(s, &g);
     flush(s, &g, "products: router, shared gate, up");
     cu_tap(s, DSV4_TAP_ROUTER_LOGITS, layer, pos0, n, s->router_logits, E, E);
     cu_router(s->stream, s->router_logits, w->gate_bias, w->tid2eid, b->ids, n, E, K,
-              c->routed_scaling_factor, s->experts, s->weights, unheard ? s->share : NULL);
+              c->routed_scaling_factor, s->experts, s->weights, unheard ? s->share : NULL,
+              &s->later);
     cu_tap(s, DSV4_TAP_ROUTER_EXPERTS, layer, pos0, n, s->experts, K, K);
     cu_tap(s, DSV4_TAP_ROUTER_WEIGHTS, layer, pos0, n, s->weights, K, K);
     cu_experts_args a = {.n = n,
@@ -653,7 +671,7 @@ static void head_norm(dsv4_cuda_session *s, const cu_hc *hc, const float *norm,
     int64_t D = c->hidden_size;
     cu_gates g = {hc->scale, hc->base, c->hc_mult, 0, c->hc_eps, s->pre, NULL, NULL};
     cu_hc_enter(s->stream, &hc->fn, streams, c->rms_norm_eps, n, s->mix, s->mix_scratch, s->tickets,
-                &g, norm, s->x, s->norm, deployed(s), NULL);
+                &g, norm, s->x, s->norm, deployed(s), NULL, NULL);
     if (tapped && cu_tap(s, DSV4_TAP_HEAD_COLLAPSED, -1, pos0, n, s->x, D, D)) /* changed */
         cu_rmsnorm(s->stream, s->x, norm, c->rms_norm_eps, n, D, s->norm, deployed(s));
 }

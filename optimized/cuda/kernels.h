@@ -173,11 +173,18 @@ typedef struct {
 } cu_left;
 /* left != NULL, where cu_hc_passes says so: first the end of the sublayer before, with the gates as
  * they are on entry: hc_post, of the experts also expert_sum and add. gates->post and comb NULL: a
- * head's gates, pre alone. */
+ * head's gates, pre alone. later != NULL: the gates of one token may be left to cu_router, cu_rows,
+ * or cu_hc_gates. */
+typedef struct {
+    const float *m; /* mixes; NULL: nothing is left */
+    cu_gates gates;
+    bool settled; /* m is there when the launch before lets this one start (cu_segment.late) */
+} cu_later;
 bool cu_hc_passes(const cu_tensor *fn, const cu_gates *gates, int k);
 void cu_hc_enter(cu_stream s, const cu_tensor *fn, const float *streams, float eps, int64_t n,
                  float *m, float *scratch, uint32_t *tickets, const cu_gates *gates,
-                 const float *norm, float *x, float *y, bool bf16, const cu_left *left);
+                 const float *norm, float *x, float *y, bool bf16, const cu_left *left,
+                 cu_later *later);
 void cu_hc_gates(cu_stream s, const float *m, int64_t n, const cu_gates *gates);
 void cu_hc_head_gates(cu_stream s, const float *m, const float *scale, const float *base, int64_t n,
                       int hc, float eps, float *pre);
@@ -259,10 +266,10 @@ int cu_attention_splits(int64_t rows); /* the most rows that a token can see */
 int64_t cu_attention_scratch(int64_t n, int heads, int dim, int splits);
 void cu_attention(cu_stream s, const cu_attention_args *a, float *out, bool bf16);
 
-/* share: NULL or [n][k], as cu_expert_pairs gives it. */
+/* share: NULL or [n][k], as cu_expert_pairs gives it. later: NULL, or gates as well. */
 void cu_router(cu_stream s, const float *logits, const float *bias, const int32_t *tid2eid,
                const int32_t *ids, int64_t n, int n_experts, int k, float scaling, int32_t *experts,
-               float *weights, float *share);
+               float *weights, float *share, const cu_later *later);
 /* h = silu(min(gate, L)) * clamp(up) [n][width]; share: NULL or [n] factors of the rows;
  * deployed: the inputs and the product are rounded to bf16. */
 void cu_swiglu(cu_stream s, const float *gate, const float *up, float limit, int64_t n,
@@ -320,6 +327,7 @@ typedef struct {
     float index_scale;
     cu_row_state one;          /* of consecutive tokens from *one.pos, if table is NULL */
     const cu_row_state *table; /* device [n]: a token of each state */
+    cu_later later;
 } cu_rows_args;
 bool cu_rows_take(int64_t q_dim, int64_t dim, int64_t index_dim);
 void cu_rows(cu_stream s, const cu_rows_args *a, int ratio);

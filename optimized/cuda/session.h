@@ -62,6 +62,7 @@ struct dsv4_cuda_session {
     float *pending; /* [hc][D] */
     float *inv_plain, *inv_compress;
     float *streams, *mixed, *mix, *mix_scratch, *pre, *post, *comb;
+    cu_later later; /* gates that hc_enter left: m NULL = none */
     uint32_t *tickets;
     float *x, *norm, *norm8, *out, *shared, *linear_in;
     float *q_lora, *q, *heads, *turned, *o_lora, *kv_row, *kv, *z, *index_kv, *index_z, *before;

@@ -477,7 +477,7 @@ static void router(const float *logits, const float *bias, const dsv4_tensor *ti
     if (begin(&f))
         while (run(&f))
             cu_router(f.stream, at(&f, l), at(&f, b), at(&f, t), at(&f, i), n, n_experts, k,
-                      scaling, at(&f, e), at(&f, w), NULL);
+                      scaling, at(&f, e), at(&f, w), NULL, NULL);
     free(table);
 }
 

@@ -188,7 +188,7 @@ static void one_enter(bench *x, void *ctx, int i)
     cu_tensor fn = b->fn;
     fn.data += (size_t)(i % 64) * 24 * 16384 * 4;
     cu_hc_enter(x->s, &fn, x->floats, 1e-6f, b->n, x->out, x->out + 65536, x->tickets, &b->gates,
-                x->floats, b->x, b->y, false, NULL);
+                x->floats, b->x, b->y, false, NULL, NULL);
 }
 
 static void one_mhc(bench *x, void *ctx, int i)
