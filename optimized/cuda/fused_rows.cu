@@ -125,8 +125,8 @@ static __device__ __forceinline__ void compressed_row(const cu_compressor &c, cu
             if (k < width && live)
                 store_element(c, place, k, __ldcg(kv + k), __ldcg(z + k), ape[i]);
         }
-        if ((position + 1) % c.ratio != 0)
-            continue;
+        if ((position + 1) % c.ratio != 0 || (!live && c.ratio >= LONG_WINDOW))
+            continue; /* a long window's rehearsal would be longer than what it spares */
         __syncthreads();
         emit_row(c, position / c.ratio, row, room, NULL, live); /* ends with a barrier */
     }
