@@ -596,6 +596,10 @@ static void moe(dsv4_cuda_session *s, const cu_layer *w, float limit, int layer,
     product(s, &g, &w->shared_w1, s->norm, s->norm8, n, s->shared_gate, false);
     product(s, &g, &w->shared_w3, s->norm, s->norm8, n, s->shared_up, false);
     settle_gates(s, &g);
+    /* The experts' input is there before the router begins. */
+    bool ahead = n == 1 && unheard && cu_linear_streams(&w->gate) &&
+                 cu_linear_streams(&w->shared_w1) && cu_linear_streams(&w->shared_w3);
+    g.seg[0].late = g.seg[0].late || ahead;
     flush(s, &g, "products: router, shared gate, up");
     cu_tap(s, DSV4_TAP_ROUTER_LOGITS, layer, pos0, n, s->router_logits, E, E);
     cu_router(s->stream, s->router_logits, w->gate_bias, w->tid2eid, b->ids, n, E, K,
@@ -618,6 +622,7 @@ static void moe(dsv4_cuda_session *s, const cu_layer *w, float limit, int layer,
                          .limit = limit,
                          .deployed = deployed(s),
                          .one_order = steps(s),
+                         .ahead = ahead,
                          .x8 = s->linear_in,
                          .gate = s->gate,
                          .up = s->up,

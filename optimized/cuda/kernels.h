@@ -26,7 +26,7 @@ typedef struct {
     int scale_rows, scale_cols;
 } cu_tensor;
 
-enum { CU_MOST_TOPK = 4096, CU_MOST_SEGMENTS = 24, CU_MOST_HC = 16 };
+enum { CU_MOST_TOPK = 4096, CU_MOST_SEGMENTS = 22, CU_MOST_HC = 16 };
 
 /* The kernels decode these types; the others are held as float32. */
 bool cu_type_native(int type);
@@ -52,6 +52,9 @@ typedef struct {
     /* And: *index is known once the launch before the last one is done, since the last one's kernel
      * lets the next start no sooner. */
     bool settled;
+    /* If not settled: x was there before the launch before this one could begin, and the table's
+     * matrices begin at multiples of 256 bytes if w does. */
+    bool ahead;
     /* The kernel of this launch lets the next start only when it has waited itself: what was before
      * it is there, then (cu_attention_args.settled). For the products that cu_linear_streams. */
     bool late;
