@@ -161,8 +161,8 @@ static bool compresses_with_rows(const dsv4_cuda_session *s, const block *b)
     return b->n == 1 || s->n_members > 0;
 }
 
-/* The launch behind these products finds the mixes of hc_enter there when it starts. */
-static void settle_gates(dsv4_cuda_session *s, group *g)
+/* The launch behind these products finds the mixes of hc_enter there when it starts, or could. */
+static void settle_launch(dsv4_cuda_session *s, group *g)
 {
     s->later.settled = true;
     for (int i = 0; i < g->count; i++)
@@ -405,7 +405,7 @@ static void attend(dsv4_cuda_session *s, const cu_layer *w, int number, int rati
         product(s, &g, &w->indexer.wgate, s->norm, NULL, n, s->index_z, true);
         product(s, &g, &w->index_weights, s->norm, s->norm8, n, s->index_w, false);
     }
-    settle_gates(s, &g);
+    settle_launch(s, &g);
     flush(s, &g, "products: wq_a, wkv, compressors");
 
     bool rounds = deployed(s) && (cu_quantised(&w->wq_b) || cu_quantised(&w->index_wq_b));
@@ -595,10 +595,9 @@ static void moe(dsv4_cuda_session *s, const cu_layer *w, float limit, int layer,
     product(s, &g, &w->gate, s->norm, NULL, n, s->router_logits, true); /* float32 in every mode */
     product(s, &g, &w->shared_w1, s->norm, s->norm8, n, s->shared_gate, false);
     product(s, &g, &w->shared_w3, s->norm, s->norm8, n, s->shared_up, false);
-    settle_gates(s, &g);
+    settle_launch(s, &g);
     /* The experts' input is there before the router begins. */
-    bool ahead = n == 1 && unheard && cu_linear_streams(&w->gate) &&
-                 cu_linear_streams(&w->shared_w1) && cu_linear_streams(&w->shared_w3);
+    bool ahead = n == 1 && unheard && s->later.settled;
     g.seg[0].late = g.seg[0].late || ahead;
     flush(s, &g, "products: router, shared gate, up");
     cu_tap(s, DSV4_TAP_ROUTER_LOGITS, layer, pos0, n, s->router_logits, E, E);
