@@ -379,10 +379,16 @@ static __global__ void indexer_scores_wide(const float *q, const float *rows, co
 /* BLOCKS: about one a multiprocessor, more are given several tokens each; tiles of a block. */
 enum { BLOCKS = 132, ALONE_TILES = 4 };
 
+/* By parts: whatever tokens come along, or none, all go the same way. */
+static bool in_parts(int dim)
+{
+    return dim <= 16 * STEPS && cu_most_shared() >= 2 * sizeof(score_room);
+}
+
 static bool alone(int64_t n, int64_t n_rows, int heads, int dim)
 {
     return n == 1 && n_rows <= 16 * ALONE_TILES * BLOCKS && heads <= 8 * SCORE_WARPS &&
-           dim % 4 == 0 && dim <= 16 * STEPS;
+           dim % 4 == 0 && in_parts(dim);
 }
 
 extern "C" bool cu_indexer_takes_raw(int64_t n, int64_t n_rows, int heads, int dim, int rope)
@@ -406,7 +412,7 @@ extern "C" void cu_indexer_scores(cu_stream s, const float *q, const float *rows
                dim, n_rows, pos0, ratio, bf16, scores, turn != NULL ? *turn : none);
         return;
     }
-    if (dim > 16 * STEPS || cu_most_shared() < 2 * sizeof(score_room)) {
+    if (!in_parts(dim)) {
         dim3 grid(cu_blocks(n_rows, 64), (unsigned)n);
         LAUNCH("indexer_scores", n * n_rows * dim, indexer_scores_wide, grid, 64, 0, s, q, rows, w,
                heads, dim, n_rows, pos0, ratio, bf16, scores, ld);
