@@ -148,10 +148,10 @@ template <int WARPS> struct bulk_streamer {
                 if (MUTANT(24) && c > 0 && c + 1 == chunks) /* last chunk lost */
                     factor = 0;
                 int off = (c * CHUNK_BYTES) & (PIECE - 1), next = ((off + odd) & (PIECE - 1)) - off;
-                if (!MUTANT(35)) /* missing wait for a unit */
-                    await(bars + 8 * (unit & 1), unit >> 1 & 1);
-                one.dot(r, mine + (unit & 1) * BULK_UNIT + off, 8 * BULK_STRIDE,
-                        BULK_UNIT / 2 + next, c, f);
+                await(bars + 8 * (unit & 1), unit >> 1 & 1);
+                uint32_t slot = MUTANT(35) ? 0 : unit & 1; /* the unit in the other slot taken */
+                one.dot(r, mine + slot * BULK_UNIT + off, 8 * BULK_STRIDE, BULK_UNIT / 2 + next, c,
+                        f);
                 total[0] += f[0] * factor;
                 total[1] += f[1] * factor;
                 __syncwarp(); /* all lanes are done with the unit's room */
