@@ -149,6 +149,12 @@ static void cases_linear_many(kernel_run *k, dsv4_type type, int step)
             one_alone(k, type, 35, 768, 17, bf16);
             one_alone(k, type, 35, 1024, 15, bf16);
         }
+        /* Rows that a copy engine brings one by one, and as pairs; shares, and tiles of a warp. */
+        static const int whole[][3] = {
+            {96, 2048, 5}, {64, 1024, 3}, {64, 8192, 2}, {16384, 1024, 2}};
+        bool tall = type == DSV4_IQ2_XXS && !bf16 && strcmp(k->label, "cuda") == 0;
+        for (int i = 0; tall && i < COUNT(whole); i++)
+            one_alone(k, type, whole[i][0], whole[i][1], whole[i][2], bf16);
     }
 }
 

@@ -466,14 +466,14 @@ static __global__ void __launch_bounds__(STEPS * 32)
             wait_for_previous();
         float max = mine ? __ldcg(from + s * step + ends + 8 + h) : -FLT_MAX;
         float sum = mine ? __ldcg(from + s * step + ends + h) : 0.0f;
-        float4 v[MOST_SPLITS], angles = angles_of(&a, i, c, live);
+        float4 v[MOST_SPLITS], angles = angles_of<8>(&a, i, c, live);
 #pragma unroll
         for (int n = 0; n < MOST_SPLITS; n++)
             v[n] = load_there(from + n * step + ((blockIdx.x * STEPS + k) * 32 + lane) * 4,
                               live && n < a.splits);
         find_factors(&factors, s, h, max, sum, sink);
         __syncthreads();
-        join_values(&a, &factors, v, i, head0, c, angles, out, bf16, live);
+        join_values<MOST_SPLITS, 8>(&a, &factors, v, i, head0, c, angles, out, bf16, live);
         if (!live)
             __syncthreads(); /* the factors are used up */
     }
@@ -486,8 +486,11 @@ extern "C" bool cu_attention_turns(int64_t n, int dim, int rope)
 
 extern "C" int cu_attention_splits(int64_t rows)
 {
-    int64_t splits = (rows + TILE - 1) / TILE;
-    return (int)(splits < 1 ? 1 : splits > MOST_SPLITS ? (int64_t)MOST_SPLITS : splits);
+    int64_t tiles = rows < 1 ? 1 : (rows + TILE - 1) / TILE;
+    if (tiles <= WAVE * FEW_SPLITS)
+        return (int)(tiles < FEW_SPLITS ? tiles : (int64_t)FEW_SPLITS);
+    int64_t each = (tiles + MOST_SPLITS - 1) / MOST_SPLITS;
+    return (int)((tiles + each - 1) / each);
 }
 
 extern "C" int64_t cu_attention_scratch(int64_t n, int heads, int dim, int splits)
@@ -516,8 +519,9 @@ extern "C" void cu_attention(cu_stream s, const cu_attention_args *args, float *
     if (a.n <= 0)
         return;
     a.first = 0;
-    if (!whole && cu_attention_few(s, &a, bf16))
-        ; /* done */
+    few_done done = whole ? NOTHING : cu_attention_few(s, &a, out, bf16);
+    if (done != NOTHING)
+        ; /* by blocks for few */
     else if (a.dim <= NARROWEST || cu_most_shared() < sizeof(attention_room<WIDE, 1, false>))
         launch<NARROW, 1, true>(s, &a, whole, out, bf16);
     else if (wide)
@@ -527,6 +531,8 @@ extern "C" void cu_attention(cu_stream s, const cu_attention_args *args, float *
     if (whole)
         return;
     cu_linear_anew();
+    if (done == ALL)
+        return;
     dim3 join(cu_blocks(a.dim, OWN), cu_blocks(a.heads, 8), (unsigned)a.n);
     LAUNCH("attention_join", a.n * a.heads * a.dim, attention_join, join, STEPS * 32, 0, s, a, out,
            bf16, rounds_of(a.n <= REHEARSED));

@@ -16,9 +16,11 @@ enum {
     OWN = 16 * STEPS,
     MOST_DIM = WARPS * OWN,
     NARROWEST = 32, /* heads up to here go the tight way everywhere: every device tries it */
+    WAVE = 3,       /* tiles that one token's blocks take at a time, at most */
     /* Splits of a token's rows: a function of the session's capacity, never of the tokens that come
-     * together. */
-    MOST_SPLITS = 16
+     * together. FEW_SPLITS: blocks that see each other's memory and join by themselves. */
+    MOST_SPLITS = 16,
+    FEW_SPLITS = 8
 };
 
 /* The rows a token sees, window first, then compressed, by number. */
@@ -185,7 +187,8 @@ __device__ __forceinline__ void find_factors(join_factors *to, int s, int h, flo
         join_sink(most, all, sink, &to->rescale[h], &to->total[h]);
 }
 
-/* Angles of a lane's columns c and c + 8, if results are turned back. */
+/* Angles of a lane's columns c and c + NEXT, if results are turned back. */
+template <int NEXT>
 __device__ __forceinline__ float4 angles_of(const cu_attention_args *a, int64_t i, int c, bool live)
 {
     float4 v = make_float4(1, 1, 0, 0); /* cosines, sines */
@@ -194,34 +197,36 @@ __device__ __forceinline__ float4 angles_of(const cu_attention_args *a, int64_t 
         v.x = __ldcg(a->cosine + i * half + m / 2);
         v.z = __ldcg(a->sine + i * half + m / 2);
     }
-    m += 8;
-    if (live && a->back && m >= 0 && c + 8 < a->dim) {
+    m += NEXT;
+    if (live && a->back && m >= 0 && c + NEXT < a->dim) {
         v.y = __ldcg(a->cosine + i * half + m / 2);
         v.w = __ldcg(a->sine + i * half + m / 2);
     }
     return v;
 }
 
-/* The splits' values v of a lane (columns c: x, y, and c + 8: z, w; heads 2 t: x, z, and 2 t + 1 of
- * `head0` on), joined one after the other, divided, turned back, and written. */
+/* The splits' values v of a lane (columns c: x, y, and c + NEXT: z, w; heads 2 t: x, z, and 2 t + 1
+ * of `head0` on), joined one after the other, divided, turned back, and written. */
+template <int SPLITS, int NEXT>
 __device__ __forceinline__ void join_values(const cu_attention_args *a, const join_factors *f,
-                                            const float4 v[MOST_SPLITS], int64_t i, int head0,
-                                            int c, float4 angles, float *out, bool bf16, bool live)
+                                            const float4 v[SPLITS], int64_t i, int head0, int c,
+                                            float4 angles, float *out, bool bf16, bool live)
 {
     int t = threadIdx.x % 4;
     float o[4] = {};
 #pragma unroll
-    for (int s = 0; s < MOST_SPLITS; s++) {
+    for (int s = 0; s < MOST_SPLITS && s <= SPLITS; s++) { /* one that is not there: as many are */
+        float4 there = s < SPLITS ? v[s] : make_float4(0, 0, 0, 0);
         float2 x = *(const float2 *)(const void *)&f->first[s][2 * t];
         float2 y = *(const float2 *)(const void *)&f->second[s][2 * t];
-        o[0] = fmaf(v[s].x, y.x, o[0] * x.x);
-        o[1] = fmaf(v[s].y, y.y, o[1] * x.y);
-        o[2] = fmaf(v[s].z, y.x, o[2] * x.x);
-        o[3] = fmaf(v[s].w, y.y, o[3] * x.y);
+        o[0] = fmaf(there.x, y.x, o[0] * x.x);
+        o[1] = fmaf(there.y, y.y, o[1] * x.y);
+        o[2] = fmaf(there.z, y.x, o[2] * x.x);
+        o[3] = fmaf(there.w, y.y, o[3] * x.y);
     }
 #pragma unroll
     for (int e = 0; e < 4; e++) {
-        int h = 2 * t + e % 2, head = head0 + h, column = c + e / 2 * 8;
+        int h = 2 * t + e % 2, head = head0 + h, column = c + e / 2 * NEXT;
         float v = maybe_bf16(__fdiv_rn(o[e] * f->rescale[h], f->total[h]), bf16);
         if (a->back) { /* turned back: the pair's other column is four lanes away */
             float other = __shfl_xor_sync(0xffffffffu, v, 4);
@@ -255,8 +260,9 @@ __device__ __forceinline__ float *part_at(const cu_attention_args *a, int64_t to
            ((token * a->splits + split) * ((a->heads + 7) / 8) + eight) * part_floats(a->dim);
 }
 
-/* attention_few.cu: the splits of one token and few. False: not of this shape, or the device has
- * too little shared memory. bf16: as queries are rounded, if they are raw. */
-bool cu_attention_few(cu_stream s, const cu_attention_args *a, bool bf16);
+/* attention_few.cu: one token and few. NOTHING: not of this shape, or the device has too little
+ * shared memory; PARTS: of the splits, to be joined; ALL: out. */
+enum few_done { NOTHING, PARTS, ALL };
+few_done cu_attention_few(cu_stream s, const cu_attention_args *a, float *out, bool bf16);
 
 #endif

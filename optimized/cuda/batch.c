@@ -117,13 +117,13 @@ static dsv4_status check_step(const dsv4_cuda_batch *b, const int32_t *tokens, d
 static bool replay(dsv4_cuda_session *w)
 {
     if (w->no_graph) {
-        cu_forward_batch(w);
+        cu_forward(w, w->n_members, true);
         return true;
     }
     if (w->graph == NULL) {
         if (!cu_graph_begin(w))
             return false;
-        cu_forward_batch(w);
+        cu_forward(w, w->n_members, true);
         if (!cu_graph_end(w))
             return false;
     }
@@ -138,7 +138,7 @@ dsv4_status dsv4_cuda_batch_append(dsv4_cuda_batch *b, const int32_t *tokens, fl
     dsv4_status status = check_step(b, tokens, err);
     if (status != DSV4_OK)
         return status;
-    cu_begin_batch(w, tokens);
+    cu_begin(w, tokens, b->count);
     bool ok = replay(w);
     size_t bytes = n * vocab * sizeof *logits;
     if (ok && logits != NULL)

@@ -230,6 +230,7 @@ static const struct {
     void (*check)(bed *b);
 } compositions[] = {{"rows", check_rows},
                     {"queries", check_queries},
+                    {"scores_alone", check_scores},
                     {"attention_turned", check_attention},
                     {"attention_raw", check_raw_attention},
                     {"swiglu_both", check_swiglu},

@@ -57,6 +57,7 @@ void bed_run(bed *b, bed_side *together, bed_side *one_by_one, bed_side *patch, 
 /* compositions_attention.c */
 void check_rows(bed *b);
 void check_queries(bed *b);
+void check_scores(bed *b);
 void check_attention(bed *b);
 void check_raw_attention(bed *b);
 /* compositions_mhc.c */

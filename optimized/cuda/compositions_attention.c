@@ -84,7 +84,7 @@ typedef struct {
     int dim, rope, index_dim, index_heads, ratio;
     bool many, compresses; /* many: a token of each of n states, instead of n tokens of one */
     int64_t ring, window_ring;
-    int q_lora, q8, q_norm, kv_row, kv_norm, cosine, sine, inv_freq, pos, table;
+    int q_lora, q8, q_norm, kv_row, kv_norm, cosine, sine, inv_freq, pos, table, left;
     int kv, z, index_kv, index_z, index_w, ape, norm, index_ape, index_norm;
     /* of a state */
     int window, ring_kv, ring_z, out, index_ring_kv, index_ring_z, index_out;
@@ -132,6 +132,14 @@ static cu_row_state state_at(const bed *b, const rows_case *c, int side, int64_t
     return s;
 }
 
+/* Gates that hc_enter left, of one token. */
+static cu_later left_at(const bed *b, const rows_case *c, int side)
+{
+    float *p = bed_at(b, side, c->left);
+    cu_gates g = {p + 24, p + 28, 4, 20, 1e-6f, p + 52, p + 56, p + 60};
+    return (cu_later){c->n == 1 ? p : NULL, g, true};
+}
+
 static void rows_patch(bed *b, void *ctx, int side)
 {
     const rows_case *c = ctx;
@@ -166,7 +174,8 @@ static void rows_together(bed *b, void *ctx, int side)
                       .index_z = bed_at(b, side, c->index_z),
                       .index_w = bed_at(b, side, c->index_w),
                       .index_heads = c->index_heads,
-                      .index_scale = (float)(1.0 / sqrt(dim) / sqrt(heads))};
+                      .index_scale = (float)(1.0 / sqrt(dim) / sqrt(heads)),
+                      .later = left_at(b, c, side)};
     if (c->many)
         a.table = bed_at(b, side, c->table);
     else
@@ -178,7 +187,10 @@ static void rows_one_by_one(bed *b, void *ctx, int side)
 {
     const rows_case *c = ctx;
     bool bf16 = b->numerics == DSV4_DEPLOYED;
+    cu_later left = left_at(b, c, side);
     float *q = bed_at(b, side, c->q_lora), *row = bed_at(b, side, c->kv_row);
+    if (left.m != NULL)
+        cu_hc_gates(b->stream, left.m, 1, &left.gates);
     cu_rmsnorm(b->stream, q, bed_at(b, side, c->q_norm), 1e-6f, c->n, c->q_dim, q, bf16);
     if (bf16)
         cu_round_fp8(b->stream, q, bed_at(b, side, c->q8), c->n, c->q_dim, c->q_dim, c->q_dim,
@@ -219,6 +231,7 @@ static void rows_pieces(bed *b, rows_case *c, int64_t pos0)
         pos[i] = pos0 + i;
     bed_ints(b, "states", (size_t)c->n * sizeof(cu_row_state), &c->table);
     b->pieces[c->table].aside = true;
+    c->left = bed_plain(b, "gates left", 76);
     c->q_lora = bed_input(b, "q_lora", c->n * c->q_dim);
     c->q8 = bed_result(b, "q8", c->n * c->q_dim);
     c->q_norm = bed_plain(b, "q_norm", c->q_dim);
@@ -283,6 +296,76 @@ void check_rows(bed *b)
                 continue;
             rows_pieces(b, &c, shapes[i].pos0);
             bed_run(b, rows_together, rows_one_by_one, rows_patch, &c);
+        }
+}
+
+/* ---- scores: a token alone that turns its queries, and beside another ------------------------ */
+
+typedef struct {
+    int64_t n, n_rows;
+    int heads, dim, rope;
+    int q, rows, w, cosine, sine, pos, scores;
+} scores_case;
+
+static void scores_of(bed *b, const scores_case *c, int side, int64_t first, int64_t n, bool raw)
+{
+    int64_t angles = first * c->rope / 2;
+    cu_turn turn = {(float *)bed_at(b, side, c->cosine) + angles,
+                    (float *)bed_at(b, side, c->sine) + angles, c->rope};
+    cu_indexer_scores(b->stream, (float *)bed_at(b, side, c->q) + first * c->heads * c->dim,
+                      bed_at(b, side, c->rows), (float *)bed_at(b, side, c->w) + first * c->heads,
+                      c->heads, c->dim, n, c->n_rows, (int64_t *)bed_at(b, side, c->pos) + first, 4,
+                      b->numerics == DSV4_DEPLOYED,
+                      (float *)bed_at(b, side, c->scores) + first * c->n_rows, c->n_rows,
+                      raw ? &turn : NULL);
+}
+
+static void scores_alone(bed *b, void *ctx, int side)
+{
+    const scores_case *c = ctx;
+    for (int64_t i = 0; i < c->n; i++)
+        scores_of(b, c, side, i, 1, b->numerics == DSV4_MATH);
+}
+
+static void scores_side_by_side(bed *b, void *ctx, int side)
+{
+    const scores_case *c = ctx;
+    if (b->numerics == DSV4_MATH)
+        cu_rope(b->stream, bed_at(b, side, c->q), c->n, c->heads, c->dim, c->rope,
+                bed_at(b, side, c->cosine), bed_at(b, side, c->sine), false, false);
+    scores_of(b, c, side, 0, c->n, false);
+}
+
+void check_scores(bed *b)
+{
+    static const struct {
+        int heads, dim, rope, pos0, rows;
+    } shapes[] = {{64, 128, 64, 2050, 550}, {64, 128, 64, 9000, 2250}, {7, 36, 4, 3, 40},
+                  {63, 64, 64, 70, 19},     {9, 20, 0, 199, 50},       {1, 4, 4, 35, 9}};
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
+        EACH_KIND(b)
+        {
+            char text[96];
+            scores_case c = {.n = 2,
+                             .n_rows = shapes[i].rows,
+                             .heads = shapes[i].heads,
+                             .dim = shapes[i].dim,
+                             .rope = shapes[i].rope};
+            snprintf(text, sizeof text, "scores_alone/heads=%d,dim=%d,rope=%d,pos=%d,rows=%d",
+                     c.heads, c.dim, c.rope, shapes[i].pos0, shapes[i].rows);
+            if (!cu_indexer_takes_raw(1, c.n_rows, c.heads, c.dim, c.rope) || !bed_wanted(b, text))
+                continue;
+            int64_t *pos = bed_ints(b, "positions", (size_t)c.n * sizeof *pos, &c.pos);
+            for (int64_t t = 0; pos != NULL && t < c.n; t++)
+                pos[t] = shapes[i].pos0 + t;
+            c.q = bed_input(b, "q", c.n * c.heads * c.dim);
+            b->pieces[c.q].aside = true; /* side by side it is worked on in place */
+            c.rows = bed_input(b, "rows", c.n_rows * c.dim);
+            c.w = bed_input(b, "weights", c.n * c.heads);
+            c.cosine = bed_plain(b, "cosine", c.n * c.rope / 2);
+            c.sine = bed_plain(b, "sine", c.n * c.rope / 2);
+            c.scores = bed_result(b, "scores", c.n * c.n_rows);
+            bed_run(b, scores_alone, scores_side_by_side, NULL, &c);
         }
 }
 
@@ -354,7 +437,6 @@ static void attention_runs(bed *b, const char *what, bool raw, bool settled,
                               .k = k,
                               .raw = raw,
                               .settled = settled,
-                              .bf16_rows = b->numerics != DSV4_MATH,
                               .back = of->back,
                               .rope = of->rope}};
     c.a.splits = cu_attention_splits(of->window + (ratio == 4 ? k : most));
@@ -405,7 +487,8 @@ void check_raw_attention(bed *b)
         {1, 64, 512, 64, 128, 4, 512, 4095, true}, {1, 64, 512, 64, 128, 128, 0, 4095, true},
         {1, 64, 512, 64, 128, 0, 0, 300, false},   {2, 9, 36, 4, 20, 4, 6, 77, true},
         {1, 5, 48, 16, 8, 0, 0, 3, true},          {2, 8, 256, 200, 20, 4, 16, 9, false},
-        {1, 3, 500, 500, 4, 4, 3, 0, true},        {2, 17, 80, 0, 40, 128, 0, 515, false},
+        {1, 3, 500, 500, 4, 4, 3, 0, true},        {1, 9, 260, 32, 300, 0, 0, 1000, true},
+        {1, 17, 512, 64, 128, 0, 0, 90, true},     {2, 17, 80, 0, 40, 128, 0, 515, false},
         {1, 1, 132, 32, 700, 2, 0, 2000, true}};
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
         EACH_KIND(b)

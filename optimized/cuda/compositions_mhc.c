@@ -188,7 +188,10 @@ typedef struct {
     bool norms;
     int y, experts, shared, block, sum, streams, out, comb, post, pre;
     int fn, base, scale, norm, m, mix, tickets, x, normed;
+    int logits, chosen, weights; /* of a router that takes along the gates that are left */
 } mhc_case;
+
+enum { ROUTED = 8 };
 
 static void leave_together(bed *b, void *ctx, int side)
 {
@@ -286,10 +289,16 @@ static void enter_together(bed *b, void *ctx, int side)
                     .k = c->k,
                     .streams = bed_at(b, side, c->streams),
                     .out = bed_at(b, side, c->out)};
+    cu_later later;
     cu_hc_enter(b->stream, &fn, left.out, 1e-6f, c->n, bed_at(b, side, c->m),
                 bed_at(b, side, c->mix), bed_at(b, side, c->tickets), &g, bed_at(b, side, c->norm),
                 bed_at(b, side, c->x), c->norms ? bed_at(b, side, c->normed) : NULL,
-                b->numerics == DSV4_DEPLOYED, &left);
+                b->numerics == DSV4_DEPLOYED, &left, &later);
+    if (later.m != NULL && c->k > 0)
+        cu_router(b->stream, bed_at(b, side, c->logits), NULL, NULL, NULL, 1, ROUTED, 2, 1.0f,
+                  bed_at(b, side, c->chosen), bed_at(b, side, c->weights), NULL, &later);
+    else if (later.m != NULL)
+        cu_hc_gates(b->stream, later.m, 1, &later.gates);
 }
 
 static void enter_one_by_one(bed *b, void *ctx, int side)
@@ -311,9 +320,9 @@ static void enter_one_by_one(bed *b, void *ctx, int side)
 void check_enter(bed *b)
 {
     /* n, dim, experts (0: attention's end), with the norm behind it */
-    static const int shapes[][4] = {{1, 4096, 6, 1}, {1, 4096, 0, 1}, {3, 256, 6, 1},
-                                    {1, 64, 8, 0},   {2, 192, 1, 1},  {17, 128, 0, 1},
-                                    {33, 64, 2, 1},  {9, 128, 0, 0},  {17, 4096, 2, 1}};
+    static const int shapes[][4] = {
+        {1, 4096, 6, 1}, {1, 4096, 0, 1}, {3, 256, 6, 1}, {1, 64, 8, 0},    {2, 192, 1, 1},
+        {17, 128, 0, 1}, {33, 64, 2, 1},  {9, 128, 0, 0}, {17, 4096, 2, 1}, {1, 64, 3, 1}};
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
         EACH_KIND(b)
         {
@@ -341,6 +350,9 @@ void check_enter(bed *b)
             c.mix = bed_scratch(b, "scratch", cu_hc_mix_scratch(rows, width, c.n));
             bed_ints(b, "tickets", (size_t)c.n * sizeof(uint32_t), &c.tickets);
             c.x = bed_result(b, "x", c.n * c.dim);
+            c.logits = bed_plain(b, "logits", ROUTED);
+            c.chosen = bed_scratch(b, "chosen", ROUTED);
+            c.weights = bed_scratch(b, "weights", ROUTED);
             c.normed = bed_result(b, "y", c.n * c.dim);
             /* The blocks of the cluster add up their squares in an order of their own: a few
              * roundings of one factor, and a rounding to bf16 that they turn. */

@@ -5,6 +5,42 @@
 
 #include "rows.cuh"
 
+enum { LONG_WINDOW = 16 };
+
+/* The same of a window that is long and alone: what it reads is asked for many slots at a time. z and
+ * kv point to the channel of slot 0 of the ring. */
+static __device__ __noinline__ float pool_long(const float *kv, const float *z, int here, int ring,
+                                           int ratio, int width)
+{
+    enum { AT_ONCE = 8 };
+    float max = -INFINITY, sum = 0, weighted = 0;
+#pragma unroll 1
+    for (int pass = 0; pass < 2; pass++) /* the largest first */
+#pragma unroll 1
+        for (int t0 = 0; t0 < ratio; t0 += AT_ONCE) {
+            float zs[AT_ONCE], values[AT_ONCE];
+#pragma unroll
+            for (int u = 0; u < AT_ONCE; u++) {
+                int slot = here + t0 + u, at = (slot < ring ? slot : slot - ring) * width;
+                zs[u] = t0 + u < ratio ? z[at] : 0.0f;
+                values[u] = pass > 0 && t0 + u < ratio ? kv[at] : 0.0f;
+            }
+#pragma unroll
+            for (int u = 0; u < AT_ONCE; u++) {
+                if (t0 + u >= ratio)
+                    break;
+                if (pass == 0) {
+                    max = fmaxf(max, zs[u]);
+                    continue;
+                }
+                float e = expf(zs[u] - max);
+                sum += e;
+                weighted = fmaf(e, values[u], weighted);
+            }
+        }
+    return __fdiv_rn(weighted, sum);
+}
+
 /* One channel of a window: softmax over the slots. prev: index of the previous window's slot 0, or
  * -1; ring: slots wrap around there. */
 __device__ __forceinline__ float pool(const float *prev_kv, const float *prev_z, const float *kv,
@@ -14,6 +50,8 @@ __device__ __forceinline__ float pool(const float *prev_kv, const float *prev_z,
     int64_t width = (int64_t)lanes * dim;
     int own = (lanes - 1) * dim + k;
     int64_t first = prev >= 0 ? prev % ring : 0, here = slot0 % ring; /* a window is no longer than it */
+    if (prev < 0 && ratio >= LONG_WINDOW)
+        return pool_long(kv + own, z + own, (int)here, (int)ring, ratio, (int)width);
     float max = -INFINITY, sum = 0, weighted = 0;
 #pragma unroll 8
     for (int t = 0; t < ratio; t++) {

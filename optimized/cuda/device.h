@@ -64,6 +64,7 @@ typedef struct {
     const float *weights;          /* [n][k] */
     float limit;
     bool deployed, one_order; /* cu_segment */
+    bool ahead;               /* cu_segment, of x and x8; for cu_experts_and_shared */
     float *x8;                /* [n][D] scratch: the input rounded to FP8 */
     float *gate, *up;         /* [n*k][F] */
     float *y;                 /* [n*k][D] */

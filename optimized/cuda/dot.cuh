@@ -7,7 +7,7 @@
 #ifndef DSV4_CUDA_DOT_CUH
 #define DSV4_CUDA_DOT_CUH
 
-#include "stream_ints.cuh"
+#include "stream_bulk.cuh"
 
 #define AT(column) ((column) + (column) / 32 * 4)
 

@@ -60,8 +60,10 @@ static void gate_up(cu_stream s, const cu_experts_args *a, const float *x, int t
     for (int first = 0; a->n == 1 && first < a->k; first += CU_MOST_SEGMENTS / 2) {
         int count = 0;
         for (int i = first; i < a->k && i < first + CU_MOST_SEGMENTS / 2; i++) {
-            g[count++] = of_expert(a, &a->w1, a->t1, i, x, a->gate + i * F);
-            g[count++] = of_expert(a, &a->w3, a->t3, i, x, a->up + i * F);
+            g[count] = of_expert(a, &a->w1, a->t1, i, x, a->gate + i * F);
+            g[count++].ahead = a->ahead;
+            g[count] = of_expert(a, &a->w3, a->t3, i, x, a->up + i * F);
+            g[count++].ahead = a->ahead;
         }
         cu_linear_group(s, g, count, 1);
     }

@@ -127,6 +127,8 @@ static void query_row(dsv4_cuda_session *s, const cu_layer *w, bool rounds, int 
 {
     const dsv4_config *c = &s->d->model->config;
     int64_t rank = c->q_lora_rank;
+    if (s->later.m != NULL) /* nobody takes them along */
+        cu_hc_gates(s->stream, s->later.m, 1, &s->later.gates);
     cu_rmsnorm(s->stream, s->q_lora, w->q_norm, c->rms_norm_eps, b->n, rank, s->q_lora,
                deployed(s));
     cu_tap(s, DSV4_TAP_Q_LORA, layer, b->pos0, b->n, s->q_lora, rank, rank);
@@ -157,6 +159,15 @@ static void kv_row(dsv4_cuda_session *s, const cu_layer *w, const cu_layer_state
 static bool compresses_with_rows(const dsv4_cuda_session *s, const block *b)
 {
     return b->n == 1 || s->n_members > 0;
+}
+
+/* The launch behind these products finds the mixes of hc_enter there when it starts, or could. */
+static void settle_launch(dsv4_cuda_session *s, group *g)
+{
+    s->later.settled = true;
+    for (int i = 0; i < g->count; i++)
+        s->later.settled = s->later.settled && cu_linear_streams(&g->seg[i].w);
+    g->seg[0].late = s->later.m != NULL && s->later.settled;
 }
 
 /* All of that in one launch, unless somebody listens in between. false: nothing was done. */
@@ -199,6 +210,7 @@ static bool rows_together(dsv4_cuda_session *s, const cu_layer *w, int number, i
         .index_heads = c->index_n_heads,
         .index_scale =
             (float)(1.0 / sqrt((double)c->index_head_dim) / sqrt((double)c->index_n_heads)),
+        .later = s->later,
     };
     if (s->n_members > 0)
         a.table = s->row_states + (int64_t)number * s->n_members;
@@ -256,6 +268,17 @@ static bool raw_queries(const dsv4_cuda_session *s, int layer, const block *b)
            !cu_hears(s, DSV4_TAP_Q, layer, b->pos0, b->n);
 }
 
+/* Will the indexer turn its queries itself? That is all there is to them where nothing is rounded.
+ */
+static bool raw_index_queries(const dsv4_cuda_session *s, int number, int layer, const block *b)
+{
+    const dsv4_config *c = &s->d->model->config;
+    return s->n_members == 0 && !steps(s) &&
+           cu_indexer_takes_raw(b->n, s->layers[number].indexer.cap_rows, c->index_n_heads,
+                                c->index_head_dim, c->qk_rope_head_dim) &&
+           !cu_hears(s, DSV4_TAP_INDEXER_Q, layer, b->pos0, b->n);
+}
+
 /* raw: the indexer's alone. */
 static bool queries_together(dsv4_cuda_session *s, int ratio, bool raw, int layer,
                              const float *cosine, const float *sine, const block *b)
@@ -304,7 +327,7 @@ static part part_of(const dsv4_cuda_session *s, const block *b, int64_t i)
 }
 
 /* Whether attention's list is the only thing that is not settled behind it (there are scores). */
-static bool choose_rows(dsv4_cuda_session *s, int number, int layer, const part *p)
+static bool choose_rows(dsv4_cuda_session *s, int number, int layer, bool raw, const part *p)
 {
     const dsv4_config *c = &s->d->model->config;
     const cu_compressor_state *rows = &p->of->layers[number].indexer;
@@ -313,9 +336,10 @@ static bool choose_rows(dsv4_cuda_session *s, int number, int layer, const part 
     int64_t seen = s->taps != NULL ? (p->pos0 + p->n) / rows->ratio : cap;
     float *scores = s->scores + p->first * ld;
     int32_t *topk = s->topk + p->first * k;
+    cu_turn turn = {s->cos_compress, s->sin_compress, c->qk_rope_head_dim};
     cu_indexer_scores(p->stream, s->index_q + p->first * heads * dim, rows->rows,
                       s->index_w + p->first * heads, heads, dim, p->n, seen, p->pos, rows->ratio,
-                      deployed(s), scores, ld);
+                      deployed(s), scores, ld, raw ? &turn : NULL);
     for (int64_t i = 0; s->taps != NULL && i < p->n; i++)
         cu_tap(s, DSV4_TAP_INDEXER_SCORES, layer, p->pos0 + i, 1, scores + i * ld,
                (p->pos0 + i + 1) / rows->ratio, ld);
@@ -351,7 +375,6 @@ static void attend_part(dsv4_cuda_session *s, const cu_layer *w, int number, int
                            .scratch = s->attention_scratch + p->first * s->attention_each,
                            .raw = raw,
                            .settled = settled,
-                           .bf16_rows = steps(s),
                            .back = back,
                            .rope = c->qk_rope_head_dim,
                            .cosine = (ratio > 0 ? s->cos_compress : s->cos_plain) + angles,
@@ -382,6 +405,7 @@ static void attend(dsv4_cuda_session *s, const cu_layer *w, int number, int rati
         product(s, &g, &w->indexer.wgate, s->norm, NULL, n, s->index_z, true);
         product(s, &g, &w->index_weights, s->norm, s->norm8, n, s->index_w, false);
     }
+    settle_launch(s, &g);
     flush(s, &g, "products: wq_a, wkv, compressors");
 
     bool rounds = deployed(s) && (cu_quantised(&w->wq_b) || cu_quantised(&w->index_wq_b));
@@ -396,7 +420,8 @@ static void attend(dsv4_cuda_session *s, const cu_layer *w, int number, int rati
     } else if (ratio == 4)
         product(s, &g, &w->index_wq_b, s->q_lora, s->linear_in, n, s->index_q, false);
     flush(s, &g, "products: wq_b, index queries");
-    bool turned = queries_together(s, ratio, raw, layer, cosine, sine, b);
+    bool raw_index = ratio == 4 && raw && raw_index_queries(s, number, layer, b);
+    bool turned = raw_index || queries_together(s, ratio, raw, layer, cosine, sine, b);
     if (!turned && !raw)
         queries(s, layer, cosine, sine, b);
 
@@ -419,7 +444,7 @@ static void attend(dsv4_cuda_session *s, const cu_layer *w, int number, int rati
     for (int64_t i = 0; i < parts_of(s); i++) {
         part p = part_of(s, b, i);
         if (ratio == 4)
-            settled = choose_rows(s, number, layer, &p);
+            settled = choose_rows(s, number, layer, raw_index, &p);
         attend_part(s, w, number, ratio, raw, settled, back, &p);
     }
     cu_join(s);
@@ -494,13 +519,16 @@ static void hc_enter(dsv4_cuda_session *s, const sublayer *to, const cu_left *le
     const dsv4_config *c = &s->d->model->config;
     int k = c->hc_mult, layer = to->layer;
     int64_t D = c->hidden_size, n = b->n, pos0 = b->pos0;
+    dsv4_tap_id post = to->ffn ? DSV4_TAP_HC_FFN_POST : DSV4_TAP_HC_ATTN_POST;
+    dsv4_tap_id comb = to->ffn ? DSV4_TAP_HC_FFN_COMB : DSV4_TAP_HC_ATTN_COMB;
+    bool heard = cu_hears(s, post, layer, pos0, n) || cu_hears(s, comb, layer, pos0, n);
     cu_gates g = gates_of(s, to->hc);
+    s->later.m = NULL;
     cu_hc_enter(s->stream, &to->hc->fn, s->streams, c->rms_norm_eps, n, s->mix, s->mix_scratch,
-                s->tickets, &g, to->norm, s->x, s->norm, deployed(s), left);
-    cu_tap(s, to->ffn ? DSV4_TAP_HC_FFN_POST : DSV4_TAP_HC_ATTN_POST, layer, pos0, n, s->post, k,
-           k);
-    cu_tap(s, to->ffn ? DSV4_TAP_HC_FFN_COMB : DSV4_TAP_HC_ATTN_COMB, layer, pos0, n, s->comb,
-           (int64_t)k * k, (int64_t)k * k);
+                s->tickets, &g, to->norm, s->x, s->norm, deployed(s), left,
+                heard ? NULL : &s->later);
+    cu_tap(s, post, layer, pos0, n, s->post, k, k);
+    cu_tap(s, comb, layer, pos0, n, s->comb, (int64_t)k * k, (int64_t)k * k);
     if (cu_tap(s, to->ffn ? DSV4_TAP_HC_FFN_COLLAPSED : DSV4_TAP_HC_ATTN_COLLAPSED, layer, pos0, n,
                s->x, D, D)) /* changed: normalised again */
         cu_rmsnorm(s->stream, s->x, to->norm, c->rms_norm_eps, n, D, s->norm, deployed(s));
@@ -567,10 +595,15 @@ static void moe(dsv4_cuda_session *s, const cu_layer *w, float limit, int layer,
     product(s, &g, &w->gate, s->norm, NULL, n, s->router_logits, true); /* float32 in every mode */
     product(s, &g, &w->shared_w1, s->norm, s->norm8, n, s->shared_gate, false);
     product(s, &g, &w->shared_w3, s->norm, s->norm8, n, s->shared_up, false);
+    settle_launch(s, &g);
+    /* The experts' input is there before the router begins. */
+    bool ahead = n == 1 && unheard && s->later.settled;
+    g.seg[0].late = g.seg[0].late || ahead;
     flush(s, &g, "products: router, shared gate, up");
     cu_tap(s, DSV4_TAP_ROUTER_LOGITS, layer, pos0, n, s->router_logits, E, E);
     cu_router(s->stream, s->router_logits, w->gate_bias, w->tid2eid, b->ids, n, E, K,
-              c->routed_scaling_factor, s->experts, s->weights, unheard ? s->share : NULL);
+              c->routed_scaling_factor, s->experts, s->weights, unheard ? s->share : NULL,
+              &s->later);
     cu_tap(s, DSV4_TAP_ROUTER_EXPERTS, layer, pos0, n, s->experts, K, K);
     cu_tap(s, DSV4_TAP_ROUTER_WEIGHTS, layer, pos0, n, s->weights, K, K);
     cu_experts_args a = {.n = n,
@@ -588,6 +621,7 @@ static void moe(dsv4_cuda_session *s, const cu_layer *w, float limit, int layer,
                          .limit = limit,
                          .deployed = deployed(s),
                          .one_order = steps(s),
+                         .ahead = ahead,
                          .x8 = s->linear_in,
                          .gate = s->gate,
                          .up = s->up,
@@ -631,15 +665,6 @@ static void layer_forward(dsv4_cuda_session *s, int number, int layer, int next,
     moe(s, w, l->swiglu_limit, layer, next >= 0 ? &after : NULL, b);
 }
 
-static void all_layers(dsv4_cuda_session *s, const block *b)
-{
-    int layers = s->d->model->config.num_hidden_layers;
-    sublayer first = attention_of(s, 0, 0);
-    hc_enter(s, &first, NULL, b);
-    for (int l = 0; l < layers; l++)
-        layer_forward(s, l, l, l + 1 < layers ? l + 1 : -1, b);
-}
-
 /* ---- the ends ------------------------------------------------------------------------------- */
 
 /* Streams of n tokens to b.norm, by a head's gates. tapped: the main head, which is listened to. */
@@ -650,7 +675,7 @@ static void head_norm(dsv4_cuda_session *s, const cu_hc *hc, const float *norm,
     int64_t D = c->hidden_size;
     cu_gates g = {hc->scale, hc->base, c->hc_mult, 0, c->hc_eps, s->pre, NULL, NULL};
     cu_hc_enter(s->stream, &hc->fn, streams, c->rms_norm_eps, n, s->mix, s->mix_scratch, s->tickets,
-                &g, norm, s->x, s->norm, deployed(s), NULL);
+                &g, norm, s->x, s->norm, deployed(s), NULL, NULL);
     if (tapped && cu_tap(s, DSV4_TAP_HEAD_COLLAPSED, -1, pos0, n, s->x, D, D)) /* changed */
         cu_rmsnorm(s->stream, s->x, norm, c->rms_norm_eps, n, D, s->norm, deployed(s));
 }
@@ -719,59 +744,57 @@ static void mtp_forward(dsv4_cuda_session *s, const int32_t *ids, int64_t n)
     }
 }
 
-static cu_step_args step_of(const dsv4_cuda_session *s, int64_t n)
+/* What goes through the model together: of a batch its members' tokens. */
+static block block_of(const dsv4_cuda_session *s, int64_t n)
+{
+    if (s->n_members > 0)
+        return (block){s->ids, s->positions, 0, n};
+    return (block){n == 1 ? &s->step->token : s->ids, &s->step->pos, s->position, n};
+}
+
+void cu_begin(dsv4_cuda_session *s, const int32_t *tokens, int64_t n)
 {
     const dsv4_config *c = &s->d->model->config;
-    return (cu_step_args){.n = n,
-                          .table = s->d->embed,
-                          .copies = c->hc_mult,
-                          .half = c->qk_rope_head_dim / 2,
-                          .bf16 = deployed(s),
-                          .x = s->streams,
-                          .inv_freq = {s->inv_plain, s->inv_compress},
-                          .cosine = {s->cos_plain, s->cos_compress},
-                          .sine = {s->sin_plain, s->sin_compress}};
-}
-
-void cu_begin(dsv4_cuda_session *s, int32_t token, int64_t n)
-{
-    cu_step_args a = step_of(s, n);
+    bool several = s->n_members > 0;
+    cu_step_args a = {.n = n,
+                      .positions_to = several ? s->positions : &s->step->pos,
+                      .n_positions = several ? s->n_members : 2,
+                      .apart = several,
+                      .ids = several || n == 1 ? NULL : s->ids,
+                      .ids_to = several ? s->ids : &s->step->token,
+                      .table = s->d->embed,
+                      .copies = c->hc_mult,
+                      .half = c->qk_rope_head_dim / 2,
+                      .bf16 = deployed(s),
+                      .x = s->streams,
+                      .inv_freq = {s->inv_plain, s->inv_compress},
+                      .cosine = {s->cos_plain, s->cos_compress},
+                      .sine = {s->sin_plain, s->sin_compress}};
     a.position[0] = s->position;
     a.position[1] = s->position > 0 ? s->position - 1 : 0;
-    a.positions_to = &s->step->pos;
-    a.n_positions = 2;
-    a.token[0] = token;
-    a.ids = n > 1 ? s->ids : NULL;
-    a.ids_to = &s->step->token;
-    cu_begin_step(s->stream, &a);
-}
-
-void cu_begin_batch(dsv4_cuda_session *s, const int32_t *tokens)
-{
-    cu_step_args a = step_of(s, s->n_members);
-    a.apart = true;
+    a.token[0] = tokens[0];
     for (int i = 0; i < s->n_members; i++) {
         a.position[i] = s->members[i]->position;
         a.token[i] = tokens[i];
     }
-    a.positions_to = s->positions;
-    a.n_positions = s->n_members;
-    a.ids_to = s->ids;
     cu_begin_step(s->stream, &a);
 }
 
 void cu_forward(dsv4_cuda_session *s, int64_t n, bool logits)
 {
-    block b = {n == 1 ? &s->step->token : s->ids, &s->step->pos, s->position, n};
-    all_layers(s, &b);
+    block b = block_of(s, n);
+    int layers = s->d->model->config.num_hidden_layers;
+    sublayer first = attention_of(s, 0, 0);
+    cu_keep_apart(true); /* cu_begin's launch: kernels ask for positions before they wait */
+    hc_enter(s, &first, NULL, &b);
+    cu_keep_apart(false);
+    for (int l = 0; l < layers; l++)
+        layer_forward(s, l, l, l + 1 < layers ? l + 1 : -1, &b);
+    if (s->n_members > 0) {
+        head_of(s, 0, 0, n);
+        return;
+    }
     head(s, s->position, n, logits);
     if (s->options.mtp)
         mtp_forward(s, b.ids, n);
-}
-
-void cu_forward_batch(dsv4_cuda_session *s)
-{
-    block b = {s->ids, s->positions, 0, s->n_members};
-    all_layers(s, &b);
-    head_of(s, 0, 0, b.n);
 }

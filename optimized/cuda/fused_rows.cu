@@ -1,8 +1,9 @@
 /* fused_rows.cu - what follows the products of a token's normalised input, in one launch: rmsnorm
  * (and round_fp8) of the query's low rank; rmsnorm, rope, round_fp8 and window_store of its KV row;
- * compressor_store and compressor_emit of both compressors; index_weights. The steps and their
- * order are those operators': so are the bits. */
+ * compressor_store and compressor_emit of both compressors; index_weights; gates that cu_hc_enter
+ * left. The steps and their order are those operators': so are the bits. */
 #include "compressor.cuh"
+#include "hyper_connection.cuh"
 
 enum { ROLE_QUERY, ROLE_KV, ROLE_COMPRESSOR, ROLE_INDEXER, ROLES };
 /* Columns of a thread, at most: what is fetched before the products are there. */
@@ -124,8 +125,8 @@ static __device__ __forceinline__ void compressed_row(const cu_compressor &c, cu
             if (k < width && live)
                 store_element(c, place, k, __ldcg(kv + k), __ldcg(z + k), ape[i]);
         }
-        if ((position + 1) % c.ratio != 0)
-            continue;
+        if ((position + 1) % c.ratio != 0 || (!live && c.ratio >= LONG_WINDOW))
+            continue; /* a long window's rehearsal would be longer than what it spares */
         __syncthreads();
         emit_row(c, position / c.ratio, row, room, NULL, live); /* ends with a barrier */
     }
@@ -139,6 +140,11 @@ static __global__ void __launch_bounds__(ROW_THREADS)
     __shared__ float room[32];
     int64_t i = blockIdx.y;
     let_next_start();
+    if (a.later.m != NULL && blockIdx.x == gridDim.x - 1) {
+        if (!MUTANT(80)) /* forgotten */
+            later_gates(a.later);
+        return;
+    }
     if (blockIdx.x == ROLE_QUERY) {
         query_row(a, rounds, i, row, room);
         return;
@@ -174,10 +180,8 @@ extern "C" void cu_rows(cu_stream s, const cu_rows_args *a, int ratio)
 {
     int64_t widest = a->q_dim > a->dim ? a->q_dim : a->dim;
     widest = ratio == 4 && a->index_dim > widest ? a->index_dim : widest;
-    dim3 grid(ratio == 4                   ? ROLES
-              : ratio > 0 && a->compresses ? ROLE_INDEXER
-                                           : ROLE_COMPRESSOR,
-              (unsigned)a->n);
+    int roles = ratio == 4 ? ROLES : ratio > 0 && a->compresses ? ROLE_INDEXER : ROLE_COMPRESSOR;
+    dim3 grid((unsigned)(roles + (a->later.m != NULL)), (unsigned)a->n);
     if (a->n > 0)
         LAUNCH("rows", a->n * (a->q_dim + a->dim), rows, grid, ROW_THREADS,
                (size_t)widest * sizeof(float), s, *a, rounds_of(a->n <= REHEARSED));

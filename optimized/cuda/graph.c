@@ -27,7 +27,7 @@ bool cu_graph_end(dsv4_cuda_session *s)
     else if (cu_failed()) /* a launch that was refused is missing: never replayed */
         cu_book("recording a decode step", 0, "a launch failed");
     else
-        (void)cu_ok(cudaGraphInstantiate(&exec, graph, 0), "recording a decode step", 0);
+        (void)cu_ok(cudaGraphInstantiateWithFlags(&exec, graph, 0), "recording a decode step", 0);
     if (exec == NULL) {
         (void)cudaGraphDestroy(graph);
         free(g);

@@ -13,6 +13,11 @@ __device__ void gates_of(const float *m, const cu_gates *g, int64_t i, float *ro
     int hc = g->hc, t = threadIdx.x, a = t / hc, b = t % hc;
     bool mine = t < hc * hc;
     float *v = room;
+    if (hc == 4) {
+        if (t < 32)
+            four_gates(t < 24 ? m[mix_of_lane()] : 0.0f, gate_of_lane(*g, 24), *g, i);
+        return;
+    }
     if (t < hc) {
         g->pre[i * hc + t] = sigmoid(m[t] * g->scale[0] + g->base[t]) + g->eps;
         g->post[i * hc + t] = 2.0f * sigmoid(m[hc + t] * g->scale[1] + g->base[hc + t]);
@@ -28,11 +33,6 @@ __device__ void gates_of(const float *m, const cu_gates *g, int64_t i, float *ro
         for (int k = 0; k < hc; k++)
             sum += expf(v[a * hc + k] - max);
         x = __fdiv_rn(expf(x - max), sum) + g->eps;
-    }
-    if (hc == 4) {
-        if (mine)
-            g->comb[i * 16 + t] = sinkhorn_four(x, g->iters, g->eps);
-        return;
     }
     for (int pass = 0; pass < g->iters; pass++) {
         for (int side = pass > 0 ? 0 : 1; side < 2; side++) { /* rows, then columns */
@@ -220,13 +220,15 @@ extern "C" void cu_hc_mix(cu_stream s, const cu_tensor *fn, const float *streams
 extern "C" void cu_hc_enter(cu_stream s, const cu_tensor *fn, const float *streams, float eps,
                             int64_t n, float *m, float *scratch, uint32_t *tickets,
                             const cu_gates *gates, const float *norm, float *x, float *y, bool bf16,
-                            const cu_left *left)
+                            const cu_left *left, cu_later *later)
 {
+    bool head = gates->comb == NULL, leaves = n == 1 && y != NULL && (head || later != NULL);
+    if (later != NULL)
+        later->m = NULL;
     if (!cu_enters(fn, gates)) {
         int64_t dim = fn->cols / gates->hc;
         if (left != NULL)
             cu_book("hc_enter", fn->cols, "asked for what it does not take");
-        bool head = gates->comb == NULL;
         cu_hc_mix(s, fn, streams, eps, n, m, scratch, tickets, head ? NULL : gates);
         if (head)
             cu_hc_head_gates(s, m, gates->scale, gates->base, n, gates->hc, gates->eps, gates->pre);
@@ -249,8 +251,11 @@ extern "C" void cu_hc_enter(cu_stream s, const cu_tensor *fn, const float *strea
     a.m = m;
     a.x = x;
     a.y = y;
+    a.later = leaves;
     if (left != NULL)
         a.left = *left;
+    if (leaves && !head)
+        *later = (cu_later){m, *gates, false};
     cu_enter(s, &a);
 }
 

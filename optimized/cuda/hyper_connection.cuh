@@ -53,6 +53,56 @@ __device__ __forceinline__ float sinkhorn_four(float x, int iters, float eps)
     return x;
 }
 
+/* A token's gates of four streams, by a warp: element 4 a + b of comb is lane 4 a + b's, the mixes
+ * before it are those of the lanes from 16 on, and the rest have none. */
+__device__ __forceinline__ int mix_of_lane()
+{
+    int lane = threadIdx.x % 32;
+    return lane < 16 ? 8 + lane : lane < 24 ? lane - 16 : 24;
+}
+
+/* Its factor and base. */
+__device__ __forceinline__ float2 gate_of_lane(const cu_gates &g, int rows)
+{
+    int row = mix_of_lane();
+    if (row >= rows)
+        return make_float2(0, 0);
+    return make_float2(__ldg(g.scale + (row < 8 ? row / 4 : 2)), __ldg(g.base + row));
+}
+
+__device__ __forceinline__ void four_gates(float v, float2 gate, const cu_gates &g, int64_t token)
+{
+    int lane = threadIdx.x % 32, row = mix_of_lane();
+    v = v * gate.x + gate.y;
+    /* Softmax over a row of comb, and the others' sigmoid. */
+    float max = fmaxf(v, __shfl_xor_sync(0xffffffffu, v, 1));
+    max = fmaxf(max, __shfl_xor_sync(0xffffffffu, max, 2));
+    float e = expf(row < 8 ? -fabsf(v) : v - max), sum = e + __shfl_xor_sync(0xffffffffu, e, 1);
+    sum += __shfl_xor_sync(0xffffffffu, sum, 2);
+    e = __fdiv_rn(row < 8 && v >= 0 ? 1.0f : e, row < 8 ? 1.0f + e : sum);
+    if (row < 8) {
+        e += v != v ? v : 0.0f;
+        if (row < 4)
+            g.pre[token * 4 + row] = e + g.eps;
+        else if (g.post != NULL)
+            g.post[token * 4 + row - 4] = 2.0f * e;
+    }
+    if (g.comb != NULL && lane < 16)
+        g.comb[token * 16 + lane] = sinkhorn_four(e + g.eps, g.iters, g.eps);
+}
+
+/* What cu_hc_enter left, by a block of another launch. */
+__device__ __forceinline__ void later_gates(const cu_later &l)
+{
+    int row = mix_of_lane();
+    if (threadIdx.x >= 32)
+        return;
+    float2 gate = gate_of_lane(l.gates, 24);
+    if (!l.settled && !MUTANT(79)) /* the mixes not waited for */
+        wait_for_previous();
+    four_gates(row < 24 ? __ldcg(l.m + row) : 0.0f, gate, l.gates, 0);
+}
+
 /* ---- hyper_connection_cluster.cu: mixes, gates, collapse, norm in one launch -------------------
  */
 
@@ -62,6 +112,7 @@ typedef struct {
     int rows, tokens; /* tokens: of sixteen blocks */
     float eps;
     bool gated, bf16;
+    bool later; /* of one token, with y: gates but those of the collapse are another's work */
     cu_gates gates;
     float *m, *x, *y; /* NULL: not asked for */
     cu_left left;     /* out NULL: nobody leaves */

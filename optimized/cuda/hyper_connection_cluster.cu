@@ -8,7 +8,8 @@
  * sixteen tokens; the weights are fetched before the streams are there. Each sends its sums for the
  * gates of the collapse and its squares to all the others, and all sums of token r to block r; all
  * then know those gates, collapse their columns, and need to hear only the sum of squares for the
- * norm. One warp more works out all gates meanwhile: in block r those of token r.
+ * norm. One warp more works out all gates meanwhile: in block r those of token r (which takes longer
+ * than all the rest, and nobody needs them before the sublayer ends: LATER leaves them to another).
  *
  * The weights of a layer drive these instructions out of every cache between two launches, and to
  * fetch them takes longer than to run them: there are few on the way of one token, and what several
@@ -27,16 +28,19 @@ enum {
     LEFT_EXPERTS = 8
 };
 
-/* Of one token, the weights wait in shared memory: with them in registers, a block would not find
- * room beside one of the products before it, and start late. */
-template <int TOKENS> struct enter_weights {
+/* Of one token, weights wait in shared memory: with all in registers, a block would not find room
+ * beside one of the products before it, and start late. HELD: a lane's rows in registers; as many
+ * as eight warps of 128 registers hold, which fit beside those products, as nine of 80 do. */
+template <int TOKENS, bool LATER> struct enter_weights {
+    enum { HELD = ENTER_ROWS };
 };
-template <> struct enter_weights<1> {
-    float fn[MIXES][4 * (ENTER_MOST / TOGETHER)]; /* [row][4][this block's columns] */
+template <bool LATER> struct enter_weights<1, LATER> {
+    enum { HELD = LATER ? 4 : 0 };
+    float fn[MIXES - 4 * HELD][4 * (ENTER_MOST / TOGETHER)]; /* [row][4][this block's columns] */
 };
 
 /* Of up to TOKENS tokens. */
-template <int TOKENS> struct enter_room : enter_weights<TOKENS> {
+template <int TOKENS, bool LATER> struct enter_room : enter_weights<TOKENS, LATER> {
     enum { SUMS = EACH * TOKENS };                /* [token][mix], the squares behind the mixes */
     float x[TOKENS][4 * (ENTER_MOST / TOGETHER)]; /* [token][4][this block's columns] */
     float part[ENTER_WARPS][SUMS], brief[TOKENS * BRIEF];
@@ -65,8 +69,8 @@ __device__ __forceinline__ float of_all(const float *p, int step)
 }
 
 /* Four sums of all warps, from the `at`th on. */
-template <int TOKENS>
-__device__ __forceinline__ float4 four_sums(const enter_room<TOKENS> &room, int at)
+template <int TOKENS, bool LATER>
+__device__ __forceinline__ float4 four_sums(const enter_room<TOKENS, LATER> &room, int at)
 {
     float4 sum = make_float4(0, 0, 0, 0);
 #pragma unroll
@@ -102,9 +106,9 @@ __device__ __forceinline__ void sync_workers()
 
 /* leave_columns() of many tokens: a thread takes two columns, and the next token's are on their way
  * while it works on one's. */
-template <int TOKENS>
-__device__ __forceinline__ void leave_many(const enter_args &a, enter_room<TOKENS> &room, int rank,
-                                           int64_t token0, int count)
+template <int TOKENS, bool LATER>
+__device__ __forceinline__ void leave_many(const enter_args &a, enter_room<TOKENS, LATER> &room,
+                                           int rank, int64_t token0, int count)
 {
     const cu_left &l = a.left;
     int dim = (int)a.dim, own = dim / TOGETHER, twos = own / 2;
@@ -178,8 +182,8 @@ __device__ __forceinline__ void leave_many(const enter_args &a, enter_room<TOKEN
 
 /* The end of the sublayer before (hc_post; of the experts' also expert_sum and add): this block's
  * columns of the streams, into its memory and out. The gates are still those of that sublayer. */
-template <int TOKENS>
-__device__ __forceinline__ void leave_columns(const enter_args &a, enter_room<TOKENS> &room,
+template <int TOKENS, bool LATER>
+__device__ __forceinline__ void leave_columns(const enter_args &a, enter_room<TOKENS, LATER> &room,
                                               int rank, int64_t token0, int count)
 {
     const cu_left &l = a.left;
@@ -246,53 +250,36 @@ __device__ __forceinline__ void leave_columns(const enter_args &a, enter_room<TO
     sync_workers();
 }
 
-/* The extra warp: all gates of token `rank`, and its mixes. Element 4 a + b of comb is lane 4 a +
- * b's, the mixes before it are those of the lanes from 16 on, and the rest have the squares. */
-template <int TOKENS>
-__device__ __forceinline__ void all_gates(const enter_args &a, const enter_room<TOKENS> &room,
-                                          int64_t token, float factor, float base)
+/* The extra warp: all gates of token `rank`, and its mixes; lanes without one have the squares. */
+template <int TOKENS, bool LATER>
+__device__ __forceinline__ void
+all_gates(const enter_args &a, const enter_room<TOKENS, LATER> &room, int64_t token, float2 gate)
 {
-    int lane = threadIdx.x % 32, row = lane < 16 ? 8 + lane : lane < MIXES ? lane - 16 : (int)MIXES;
+    int row = mix_of_lane();
     float v = of_all(&room.from[0][row], EACH);
     v *= scale_of(__shfl_sync(0xffffffffu, v, MIXES), 4 * (int)a.dim, a.eps);
     if (a.m != NULL && row < a.rows)
         a.m[token * a.rows + row] = v;
-    if (!a.gated)
-        return;
-    v = v * factor + base;
-    /* Softmax over a row of comb, and the others' sigmoid. */
-    float max = fmaxf(v, __shfl_xor_sync(0xffffffffu, v, 1));
-    max = fmaxf(max, __shfl_xor_sync(0xffffffffu, max, 2));
-    float e = expf(row < 8 ? -fabsf(v) : v - max), sum = e + __shfl_xor_sync(0xffffffffu, e, 1);
-    sum += __shfl_xor_sync(0xffffffffu, sum, 2);
-    e = __fdiv_rn(row < 8 && v >= 0 ? 1.0f : e, row < 8 ? 1.0f + e : sum);
-    if (row < 8) {
-        e += v != v ? v : 0.0f;
-        if (row < 4)
-            a.gates.pre[token * 4 + row] = e + a.gates.eps;
-        else if (a.gates.post != NULL)
-            a.gates.post[token * 4 + row - 4] = 2.0f * e;
-    }
-    if (a.gates.comb != NULL && lane < 16)
-        a.gates.comb[token * 16 + lane] =
-            sinkhorn_four(e + a.gates.eps, a.gates.iters, a.gates.eps);
+    if (a.gated)
+        four_gates(v, gate, a.gates, token);
 }
 #endif
 
-template <int TOKENS>
-static __global__ void __launch_bounds__((ENTER_WARPS + 1) * 32, TOKENS == 1 ? 2 : 1)
+template <int TOKENS, bool LATER>
+static __global__ void __launch_bounds__((ENTER_WARPS + !LATER) * 32, TOKENS == 1 ? 2 : 1)
     hc_enter(const __grid_constant__ enter_args a)
 {
 #if __CUDA_ARCH__ >= 900 && CAN_SEND
     let_next_start();
-    enum { WORKERS = ENTER_WARPS * 32, SUMS = enter_room<TOKENS>::SUMS };
+    using shared = enter_room<TOKENS, LATER>;
+    enum { WORKERS = ENTER_WARPS * 32, SUMS = shared::SUMS, HELD = shared::HELD };
     extern __shared__ __align__(16) uint8_t memory[];
-    enter_room<TOKENS> &room = *(enter_room<TOKENS> *)(void *)memory;
+    shared &room = *(shared *)(void *)memory;
     int rank = (int)rank_in_cluster(), lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     int g = lane / 8, t = lane % 8, own = (int)a.dim / TOGETHER, fours = own / 4;
-    int64_t token0 = (int64_t)blockIdx.y * a.tokens;
-    int tokens = a.n - token0 < a.tokens ? (int)(a.n - token0) : a.tokens;
-    bool normed = a.y != NULL, collapses = normed || a.x != NULL;
+    int64_t token0 = LATER ? 0 : (int64_t)blockIdx.y * a.tokens;
+    int tokens = LATER ? 1 : a.n - token0 < a.tokens ? (int)(a.n - token0) : a.tokens;
+    bool normed = LATER || a.y != NULL, collapses = normed || a.x != NULL;
     if (threadIdx.x == 0) {
         int each = TOGETHER * (int)sizeof(float);
         expect(&room.sums_came, each * (tokens * BRIEF + (rank < tokens ? (int)EACH : 0)));
@@ -302,18 +289,16 @@ static __global__ void __launch_bounds__((ENTER_WARPS + 1) * 32, TOKENS == 1 ? 2
     }
     __syncthreads();
     arrive_together();
-    if (warp == ENTER_WARPS) {
-        int row = lane < 16 ? 8 + lane : lane - 16;
-        bool mine = a.gated && row < a.rows && rank < tokens;
-        float factor = mine ? __ldg(a.gates.scale + (lane < 16 ? 2 : row / 4)) : 0.0f;
-        float base = mine ? __ldg(a.gates.base + row) : 0.0f;
+    if (!LATER && warp == ENTER_WARPS) {
+        bool mine = a.gated && rank < tokens;
+        float2 gate = mine ? gate_of_lane(a.gates, a.rows) : make_float2(0, 0);
         wait_together();
         wait_for_previous();
         await(&room.sums_came);
         if (!normed)
             arrive_together();
         if (rank < tokens)
-            all_gates(a, room, token0 + rank, factor, base);
+            all_gates(a, room, token0 + rank, gate);
         if (!normed)
             wait_together();
         return;
@@ -329,10 +314,11 @@ static __global__ void __launch_bounds__((ENTER_WARPS + 1) * 32, TOKENS == 1 ? 2
         for (int m = 0; m < ENTER_ROWS; m++) {
             bool there = u < 4 * fours && g + 4 * m < a.rows;
             const float *row = from + (g + 4 * m) * 4 * a.dim;
-            if constexpr (TOKENS == 1) /* every lane fetches what it multiplies */
-                fetch_weights((float4 *)(void *)&room.fn[g + 4 * m][4 * u], there ? row : a.fn,
-                              there);
-            else
+            if constexpr (TOKENS == 1)
+                if (m >= HELD) /* every lane fetches what it multiplies */
+                    fetch_weights((float4 *)(void *)&room.fn[g + 4 * (m - HELD)][4 * u],
+                                  there ? row : a.fn, there);
+            if (m < HELD)
                 w[k][m] = there ? __ldg((const float4 *)(const void *)row) : zero;
         }
     }
@@ -382,9 +368,12 @@ static __global__ void __launch_bounds__((ENTER_WARPS + 1) * 32, TOKENS == 1 ? 2
                 for (int m = 0; m < ENTER_ROWS; m++) {
                     float4 f;
                     if constexpr (TOKENS == 1)
-                        f = *(const float4 *)(const void *)&room.fn[g + 4 * m][4 * u];
-                    else
+                        if (m >= HELD)
+                            f = *(const float4 *)(const void *)&room.fn[g + 4 * (m - HELD)][4 * u];
+                    if (m < HELD)
                         f = w[k][m];
+                    if (MUTANT(77) && LATER && m == HELD) /* the row before in its place */
+                        f = w[k][HELD - 1];
                     sum[i][m] = fmaf(f.x, y.x, sum[i][m]);
                     sum[i][m] = fmaf(f.y, y.y, sum[i][m]);
                     sum[i][m] = fmaf(f.z, y.z, sum[i][m]);
@@ -469,9 +458,16 @@ static __global__ void __launch_bounds__((ENTER_WARPS + 1) * 32, TOKENS == 1 ? 2
     if (!normed) /* what is sent last: nobody leaves before all have it */
         arrive_together();
     float4 all_pre = zero;
-    if (collapses && TOKENS == 1) { /* every warp for itself */
-        float pre = of_all(&room.briefs[0][lane < 4 ? lane : 4], BRIEF);
-        pre = open(pre * scale_of(__shfl_sync(0xffffffffu, pre, 4), 4 * (int)a.dim, a.eps));
+    if (collapses && TOKENS == 1) {    /* every warp for itself */
+        bool all = LATER && rank == 0; /* the first block has all sums */
+        int squares = all ? (int)MIXES : 4, row = lane < squares ? lane : squares;
+        float pre = of_all(all ? &room.from[0][row] : &room.briefs[0][row], all ? EACH : BRIEF);
+        pre *= scale_of(__shfl_sync(0xffffffffu, pre, squares), 4 * (int)a.dim, a.eps);
+        if (all && (int)threadIdx.x < a.rows)
+            a.m[threadIdx.x] = pre;
+        pre = open(pre);
+        if (all && threadIdx.x < 4)
+            a.gates.pre[threadIdx.x] = pre;
         all_pre = make_float4(__shfl_sync(0xffffffffu, pre, 0), __shfl_sync(0xffffffffu, pre, 1),
                               __shfl_sync(0xffffffffu, pre, 2), __shfl_sync(0xffffffffu, pre, 3));
     } else if (collapses) {
@@ -570,7 +566,7 @@ static __global__ void __launch_bounds__((ENTER_WARPS + 1) * 32, TOKENS == 1 ? 2
 }
 
 /* How many times the device has room for sixteen blocks that see each other. */
-template <int TOKENS> static int clusters_of()
+template <int TOKENS, bool LATER> static int clusters_of()
 {
     static int answer = -1;
     if (answer < 0) {
@@ -580,18 +576,21 @@ template <int TOKENS> static int clusters_of()
         how.val.clusterDim.y = how.val.clusterDim.z = 1;
         cudaLaunchConfig_t launch = {};
         launch.gridDim = TOGETHER;
-        launch.blockDim = (ENTER_WARPS + 1) * 32;
-        launch.dynamicSmemBytes = sizeof(enter_room<TOKENS>);
+        launch.blockDim = (ENTER_WARPS + !LATER) * 32;
+        launch.dynamicSmemBytes = sizeof(enter_room<TOKENS, LATER>);
         launch.attrs = &how;
         launch.numAttrs = 1;
         int most = 0;
         bool can =
-            CAN_SEND && cu_built_for() >= 900 && sizeof(enter_room<TOKENS>) <= cu_most_shared() &&
-            cudaFuncSetAttribute(hc_enter<TOKENS>, cudaFuncAttributeNonPortableClusterSizeAllowed,
+            CAN_SEND && cu_built_for() >= 900 &&
+            sizeof(enter_room<TOKENS, LATER>) <= cu_most_shared() &&
+            cudaFuncSetAttribute((hc_enter<TOKENS, LATER>),
+                                 cudaFuncAttributeNonPortableClusterSizeAllowed,
                                  1) == cudaSuccess &&
-            cudaFuncSetAttribute(hc_enter<TOKENS>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                 (int)sizeof(enter_room<TOKENS>)) == cudaSuccess &&
-            cudaOccupancyMaxActiveClusters(&most, hc_enter<TOKENS>, &launch) == cudaSuccess;
+            cudaFuncSetAttribute((hc_enter<TOKENS, LATER>),
+                                 cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                 (int)sizeof(enter_room<TOKENS, LATER>)) == cudaSuccess &&
+            cudaOccupancyMaxActiveClusters(&most, hc_enter<TOKENS, LATER>, &launch) == cudaSuccess;
         answer = can ? most : 0;
         if (!can)
             cudaGetLastError(); /* a device without them is no error */
@@ -601,8 +600,9 @@ template <int TOKENS> static int clusters_of()
 
 static int clusters()
 {
-    int many = clusters_of<MANY>(), one = clusters_of<1>();
-    return many < one ? many : one;
+    int many = clusters_of<MANY, false>(), one = clusters_of<1, false>();
+    int few = clusters_of<1, true>() < one ? clusters_of<1, true>() : one;
+    return many < few ? many : few;
 }
 
 extern "C" bool cu_enters(const cu_tensor *fn, const cu_gates *gates)
@@ -620,12 +620,15 @@ extern "C" void cu_enter(cu_stream s, const enter_args *args)
     if (a.n <= 0)
         return;
     dim3 grid(TOGETHER, cu_blocks(a.n, a.tokens));
-    if (a.tokens == 1)
-        LAUNCH_CLUSTERS("hc_enter", a.n * a.dim, hc_enter<1>, grid, (ENTER_WARPS + 1) * 32,
-                        sizeof(enter_room<1>), s, TOGETHER, a);
+    if (a.later)
+        LAUNCH_CLUSTERS("hc_enter", a.dim, (hc_enter<1, true>), grid, ENTER_WARPS * 32,
+                        sizeof(enter_room<1, true>), s, TOGETHER, a);
+    else if (a.tokens == 1)
+        LAUNCH_CLUSTERS("hc_enter", a.n * a.dim, (hc_enter<1, false>), grid, (ENTER_WARPS + 1) * 32,
+                        sizeof(enter_room<1, false>), s, TOGETHER, a);
     else
-        LAUNCH_CLUSTERS("hc_enter", a.n * a.dim, hc_enter<MANY>, grid, (ENTER_WARPS + 1) * 32,
-                        sizeof(enter_room<MANY>), s, TOGETHER, a);
+        LAUNCH_CLUSTERS("hc_enter", a.n * a.dim, (hc_enter<MANY, false>), grid,
+                        (ENTER_WARPS + 1) * 32, sizeof(enter_room<MANY, false>), s, TOGETHER, a);
 }
 
 extern "C" bool cu_hc_passes(const cu_tensor *fn, const cu_gates *gates, int k)

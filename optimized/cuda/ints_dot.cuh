@@ -227,7 +227,7 @@ template <int PAIRS> struct int_chunk<DSV4_IQ2_XXS, PAIRS> {
  * Which instruction does what is a matter of which units are free: bytes of indices are multiplied
  * and added to an address by dp4a, halves of words moved down by dp2a, beside the permutations and
  * shifts, whose unit is the busier one. */
-template <bool ZEROS> struct iq2_one {
+struct iq2_one {
     enum { PAIRS = 4 };
     /* What no chunk changes: the lane's place among the tables' copies and in a block; an eight
      * that the compiler does not know: a mask and a bit to set are one instruction then. */
@@ -255,64 +255,71 @@ template <bool ZEROS> struct iq2_one {
         for (uint32_t i = 0; i < 2; i++) {
             uint32_t block = i * (3 - next) + (MUTANT(33) ? 0 : column / 4 * next);
             limbs[i] = r.x + cu_limb_place(block, column % 4) + odd * 16;
-            if (ZEROS && !mine)
-                limbs[i] = r.zeros;
         }
     }
 
-    /* A chunk of rows a and b = a + down, aligned alike: d times the sum of the lane's pair of
-     * limbs, of row a in lanes t = 0, 1, of b in the others. */
-    __device__ __forceinline__ float dot(const gemv_room &r, const uint8_t *a, int down,
-                                         int chunk) const
+    /* A chunk of rows a and b = a + down, and of TILES tiles of such, `next` bytes apart, all
+     * aligned alike: d times the sum of the lane's pair of limbs, of row a in lanes t = 0, 1, of b
+     * in the others. */
+    template <int TILES>
+    __device__ __forceinline__ void dot(const gemv_room &r, const uint8_t *a, int down, int next,
+                                        int chunk, float (&f)[TILES]) const
     {
         const uint32_t which = 127 * IQ2_STRIDE;
         uint32_t half = (uint32_t)(uintptr_t)(a + 2) & 2u, turn = 14 * odd + 8 * half;
         uint32_t top = 1u << (24 - 8 * half); /* the byte of a word's end that has the scale */
-        const uint8_t *index = a + place + 2 * odd, *word = a + place + 4;
-        const uint8_t *low = word - half;
-        /* the first half of a word that lies in two */
-        const uint8_t *high = MUTANT(47) ? low : word + half;
-        int x_at = ZEROS && !mine ? 0 : chunk * LIMB_CHUNK, sum[4] = {};
+        int x_at = chunk * LIMB_CHUNK, sum[TILES][4] = {};
 #pragma unroll
         for (int i = 0; i < PAIRS; i++) {
-            uint32_t v[2][2][2];
-            int c[4], scale[2];
             uint4 x = make_uint4(0, 0, 0, 0);
-            if (ZEROS || mine)
+            if (mine)
                 x = *(const uint4 *)(const void *)(limbs[i % 2] + x_at + i / 2 * 512);
 #pragma unroll
-            for (int k = 0; k < 2; k++) { /* rows */
-                int at = i % 2 * step + i / 2 * 32 + k * down;
-                uint32_t two = cu_load16(index + at), end = cu_word(high + at), level[2], sign[2];
-                uint32_t s = __funnelshift_r(cu_word(low + at), end, turn);
-                level[0] = cu_word(r.iq2 + __dp4a(two, (uint32_t)IQ2_STRIDE, book));
-                level[1] = cu_word(r.iq2 + __dp4a(two, (uint32_t)IQ2_STRIDE << 8, book));
-                sign[0] = cu_word(r.iq2 + ((s * IQ2_STRIDE & which) | signs));
-                sign[1] = cu_word(r.iq2 + ((s & which) | signs));
-                if (MUTANT(28) && threadIdx.x % 4 == 3) /* a lane's signs dropped */
-                    sign[0] = sign[1] = 0;
-                scale[k] = (int)((__dp4a(end, top, 0u) & 0xf0u) | eight); /* eightfold */
+            for (int tile = 0; tile < TILES; tile++) {
+                const uint8_t *row = a + tile * next + place;
+                const uint8_t *index = row + 2 * odd, *low = row + 4 - half;
+                /* the first half of a word that lies in two */
+                const uint8_t *high = MUTANT(47) ? low : row + 4 + half;
+                uint32_t v[2][2][2];
+                int c[4], scale[2];
 #pragma unroll
-                for (int h = 0; h < 2; h++) {
-                    uint32_t n = level[h] + sign[h];
-                    v[h][k][0] = cu_iq2_four(n);
-                    v[h][k][1] = cu_iq2_four(__dp2a_lo(n, 0x100u, 0u));
+                for (int k = 0; k < 2; k++) { /* rows */
+                    int at = i % 2 * step + i / 2 * 32 + k * down;
+                    uint32_t two = cu_load16(index + at), end = cu_word(high + at), level[2],
+                             sign[2];
+                    uint32_t s = __funnelshift_r(cu_word(low + at), end, turn);
+                    level[0] = cu_word(r.iq2 + __dp4a(two, (uint32_t)IQ2_STRIDE, book));
+                    level[1] = cu_word(r.iq2 + __dp4a(two, (uint32_t)IQ2_STRIDE << 8, book));
+                    sign[0] = cu_word(r.iq2 + ((s * IQ2_STRIDE & which) | signs));
+                    sign[1] = cu_word(r.iq2 + ((s & which) | signs));
+                    if (MUTANT(28) && threadIdx.x % 4 == 3) /* a lane's signs dropped */
+                        sign[0] = sign[1] = 0;
+                    scale[k] = (int)((__dp4a(end, top, 0u) & 0xf0u) | eight); /* eightfold */
+#pragma unroll
+                    for (int h = 0; h < 2; h++) {
+                        uint32_t n = level[h] + sign[h];
+                        v[h][k][0] = cu_iq2_four(n);
+                        v[h][k][1] = cu_iq2_four(__dp2a_lo(n, 0x100u, 0u));
+                    }
                 }
+                cu_mma_s8(c, v[0][0][0], v[0][1][0], v[0][0][1], v[0][1][1], x.x, x.y);
+                cu_mma_s8_add(c, v[1][0][0], v[1][1][0], v[1][0][1], v[1][1][1], x.z, x.w);
+#pragma unroll
+                for (int k = 0; k < 4; k++)
+                    sum[tile][k] += c[k] * scale[k / 2];
             }
-            cu_mma_s8(c, v[0][0][0], v[0][1][0], v[0][0][1], v[0][1][1], x.x, x.y);
-            cu_mma_s8_add(c, v[1][0][0], v[1][1][0], v[1][0][1], v[1][1][1], x.z, x.w);
-#pragma unroll
-            for (int k = 0; k < 4; k++)
-                sum[k] += c[k] * scale[k / 2];
         }
-        int keep[2];
 #pragma unroll
-        for (int k = 0; k < 2; k++) {
-            keep[k] = below ? sum[2 + k] : sum[k];
-            keep[k] += __shfl_xor_sync(0xffffffffu, below ? sum[k] : sum[2 + k], 2);
+        for (int tile = 0; tile < TILES; tile++) {
+            int keep[2];
+#pragma unroll
+            for (int k = 0; k < 2; k++) {
+                keep[k] = below ? sum[tile][2 + k] : sum[tile][k];
+                keep[k] += __shfl_xor_sync(0xffffffffu, below ? sum[tile][k] : sum[tile][2 + k], 2);
+            }
+            float d = cu_half(cu_load16(a + tile * next + (below ? down : 0))) * 0.015625f;
+            f[tile] = d * joined(keep[0], keep[1]);
         }
-        float d = cu_half(cu_load16(a + (below ? down : 0))) * 0.015625f;
-        return d * joined(keep[0], keep[1]);
     }
 };
 

@@ -26,7 +26,7 @@ typedef struct {
     int scale_rows, scale_cols;
 } cu_tensor;
 
-enum { CU_MOST_TOPK = 4096, CU_MOST_SEGMENTS = 24, CU_MOST_HC = 16 };
+enum { CU_MOST_TOPK = 4096, CU_MOST_SEGMENTS = 22, CU_MOST_HC = 16 };
 
 /* The kernels decode these types; the others are held as float32. */
 bool cu_type_native(int type);
@@ -52,6 +52,9 @@ typedef struct {
     /* And: *index is known once the launch before the last one is done, since the last one's kernel
      * lets the next start no sooner. */
     bool settled;
+    /* If not settled: x was there before the launch before this one could begin, and the table's
+     * matrices begin at multiples of 256 bytes if w does. */
+    bool ahead;
     /* The kernel of this launch lets the next start only when it has waited itself: what was before
      * it is there, then (cu_attention_args.settled). For the products that cu_linear_streams. */
     bool late;
@@ -173,11 +176,18 @@ typedef struct {
 } cu_left;
 /* left != NULL, where cu_hc_passes says so: first the end of the sublayer before, with the gates as
  * they are on entry: hc_post, of the experts also expert_sum and add. gates->post and comb NULL: a
- * head's gates, pre alone. */
+ * head's gates, pre alone. later != NULL: the gates of one token may be left to cu_router, cu_rows,
+ * or cu_hc_gates. */
+typedef struct {
+    const float *m; /* mixes; NULL: nothing is left */
+    cu_gates gates;
+    bool settled; /* m is there when the launch before lets this one start (cu_segment.late) */
+} cu_later;
 bool cu_hc_passes(const cu_tensor *fn, const cu_gates *gates, int k);
 void cu_hc_enter(cu_stream s, const cu_tensor *fn, const float *streams, float eps, int64_t n,
                  float *m, float *scratch, uint32_t *tickets, const cu_gates *gates,
-                 const float *norm, float *x, float *y, bool bf16, const cu_left *left);
+                 const float *norm, float *x, float *y, bool bf16, const cu_left *left,
+                 cu_later *later);
 void cu_hc_gates(cu_stream s, const float *m, int64_t n, const cu_gates *gates);
 void cu_hc_head_gates(cu_stream s, const float *m, const float *scale, const float *base, int64_t n,
                       int hc, float eps, float *pre);
@@ -209,11 +219,20 @@ void cu_compressor_store(cu_stream s, const cu_compressor *c, const float *kv, c
 /* The rows whose windows these tokens fill. */
 void cu_compressor_emit(cu_stream s, const cu_compressor *c, const int64_t *pos0, int64_t n);
 
-/* Token i sees (*pos0 + i + 1) / ratio rows; or n_rows rows if pos0 is NULL. scores [n][ld]. The
+/* Angles [rope/2] of the last `rope` columns. */
+typedef struct {
+    const float *cosine, *sine;
+    int rope;
+} cu_turn;
+
+/* turn: NULL, or q is as the product gave it and turned first, as cu_rope does where it does not
+ * round; where cu_indexer_takes_raw says so.
+ * Token i sees (*pos0 + i + 1) / ratio rows; or n_rows rows if pos0 is NULL. scores [n][ld]. The
  * kernel (there is one, if n_rows > 0) lets the next start only when it has waited itself. */
 void cu_indexer_scores(cu_stream s, const float *q, const float *rows, const float *w, int heads,
                        int dim, int64_t n, int64_t n_rows, const int64_t *pos0, int ratio,
-                       bool bf16, float *scores, int64_t ld);
+                       bool bf16, float *scores, int64_t ld, const cu_turn *turn);
+bool cu_indexer_takes_raw(int64_t n, int64_t n_rows, int heads, int dim, int rope);
 void cu_index_weights(cu_stream s, float *w, int64_t n, int heads, int dim, bool bf16);
 void cu_topk(cu_stream s, const float *scores, int64_t ld, int64_t n, int64_t n_rows,
              const int64_t *pos0, int ratio, int k, int32_t *out);
@@ -243,7 +262,6 @@ typedef struct {
     /* Of raw queries: when the kernel of the last launch lets this one start, all is there but q
      * or, if there is a list, all but that. */
     bool settled;
-    bool bf16_rows; /* rows are bf16 numbers, as far as one knows: what is rehearsed then */
 } cu_attention_args;
 bool cu_attention_turns(int64_t n, int dim, int rope);
 bool cu_attention_takes_raw(int64_t n, int dim, int rope);
@@ -251,10 +269,10 @@ int cu_attention_splits(int64_t rows); /* the most rows that a token can see */
 int64_t cu_attention_scratch(int64_t n, int heads, int dim, int splits);
 void cu_attention(cu_stream s, const cu_attention_args *a, float *out, bool bf16);
 
-/* share: NULL or [n][k], as cu_expert_pairs gives it. */
+/* share: NULL or [n][k], as cu_expert_pairs gives it. later: NULL, or gates as well. */
 void cu_router(cu_stream s, const float *logits, const float *bias, const int32_t *tid2eid,
                const int32_t *ids, int64_t n, int n_experts, int k, float scaling, int32_t *experts,
-               float *weights, float *share);
+               float *weights, float *share, const cu_later *later);
 /* h = silu(min(gate, L)) * clamp(up) [n][width]; share: NULL or [n] factors of the rows;
  * deployed: the inputs and the product are rounded to bf16. */
 void cu_swiglu(cu_stream s, const float *gate, const float *up, float limit, int64_t n,
@@ -312,6 +330,7 @@ typedef struct {
     float index_scale;
     cu_row_state one;          /* of consecutive tokens from *one.pos, if table is NULL */
     const cu_row_state *table; /* device [n]: a token of each state */
+    cu_later later;
 } cu_rows_args;
 bool cu_rows_take(int64_t q_dim, int64_t dim, int64_t index_dim);
 void cu_rows(cu_stream s, const cu_rows_args *a, int ratio);

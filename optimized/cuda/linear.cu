@@ -4,10 +4,15 @@
  * (dot.cuh); shapes that no unit fits go element by element. A token's sums are formed in the same
  * order whatever comes with it: cut a text as you like, the numbers are the same. Only what is
  * multiplied in whole numbers (takes_ints) has another order where tokens are many (gemm.cu). */
+#if CUDART_VERSION >= 12050
+#include <cuda.h>
+#endif
+
 #include "dot.cuh"
 
 extern "C" const uint64_t *cu_iq2_book_device(void); /* device.c */
 extern "C" const void *cu_iq2_words_device(void);
+extern "C" void cu_book(const char *what, int64_t size, const char *why);
 
 extern "C" bool cu_type_native(int type)
 {
@@ -71,7 +76,7 @@ static size_t shared_bytes(const cu_tensor *w, int warps, gemv_plan plan, int to
 /* What needs least: few sums meet where many warps share a tile. */
 static gemv_plan tightest(bool ints)
 {
-    return {8, SHALLOW, FEW_COPIES, ints};
+    return {8, SHALLOW, FEW_COPIES, ints, 0, false};
 }
 
 /* In whole numbers: formats that many tokens multiply in another order than few do in any case;
@@ -158,7 +163,11 @@ typedef struct {
     int64_t n;
     bool late;               /* as gemv_job's */
     const cu_iq2_words *iq2; /* device */
+    const uint8_t *origin;   /* where the map begins; of rows of so many bytes */
+    size_t mapped;
+    bulk_map map;
 } gemv_args;
+static_assert(sizeof(gemv_args) <= 4096, "what every driver takes");
 
 /* What a block does; thread 0 writes it. */
 static __shared__ gemv_job job;
@@ -177,7 +186,14 @@ static __device__ __noinline__ void gemv_rows_of(bool before, const cu_iq2_words
         if constexpr (int_shape<TYPE>::INTS)
             if (!int_shape<TYPE>::BLOCKS || job.plan.ints) {
                 lay_out(&job.w, WARPS, job.plan, T, int_unit<TYPE, T>::ROOM, shared, &r);
-                stream_ints<TYPE, T, WARPS>(job, r, before, iq2);
+#if BULK
+                if constexpr (cu_block_each(TYPE, T))
+                    if (job.plan.bulk) {
+                        stream_ints<TYPE, T, WARPS, bulk_streamer<WARPS>>(job, r, before, iq2);
+                        return;
+                    }
+#endif
+                stream_ints<TYPE, T, WARPS, int_streamer<TYPE, T, WARPS>>(job, r, before, iq2);
                 return;
             }
         if constexpr (!int_shape<TYPE>::INTS || int_shape<TYPE>::BLOCKS) {
@@ -216,13 +232,18 @@ __device__ __forceinline__ void gemv_block(bool before, const cu_iq2_words *iq2)
 template <int T> __device__ __forceinline__ void job_of(const gemv_args &a, const gemv_segment *s)
 {
     gemv_job *g = &job;
-    /* Settled, the index may be older than this kernel in the nearest cache: from the next one. */
-    g->w = s->s.table == NULL ? s->s.w : s->s.table[__ldcg(s->s.index)];
-    g->w.type = s->s.w.type;
-    g->w.cols = s->s.w.cols;
+    g->w = s->s.w;
+    bool ahead = s->plan.ahead && !MUTANT(37); /* what was chosen is read too early */
+    g->table = ahead ? s->s.table : NULL;
+    g->index = s->s.index;
+    g->map = &a.map;
+    g->origin = a.origin;
     g->block = (int)blockIdx.x - s->first_block;
     g->blocks = s->blocks;
     g->plan = s->plan;
+    /* Settled, the index may be older than this kernel in the nearest cache: from the next one. */
+    if (!ahead)
+        place_matrix(*g, s->s.table == NULL ? &s->s.w : &s->s.table[__ldcg(s->s.index)]);
     g->bf16 = s->s.bf16;
     g->late = a.late;
     g->limit = s->s.limit;
@@ -248,9 +269,10 @@ static __global__ void __launch_bounds__(WARPS * 32, WARPS == FEW ? 2 : 1)
         segment++;
     const gemv_segment *s = &a.seg[segment];
     bool before = s->s.table == NULL || s->s.settled;
-    if (!before) /* once these indices are known, the next kernel's are settled */
+    /* Once these indices are known, the next kernel's are settled. */
+    if (!before && !s->plan.ahead)
         wait_for_previous();
-    if (!before || !a.late)
+    if (!s->plan.ahead && (!before || !a.late))
         let_next_start();
     if (threadIdx.x == 0)
         job_of<T>(a, s);
@@ -308,6 +330,8 @@ static int int_split(const cu_tensor *w)
     int split = tiles >= 1024 ? 1 : tiles >= 512 ? 2 : tiles >= 128 ? 4 : 8;
     while (split > 1 && chunks / split < 4 && tiles >= 128) /* few turns of many chunks */
         split /= 2;
+    if (w->type == DSV4_IQ2_XXS && split > 1 && split < 8)
+        split *= 2;
     while (split > chunks)
         split /= 2;
     return split;
@@ -324,14 +348,16 @@ static int fixed_split(const cu_tensor *w, bool ints)
 static gemv_plan plan_of(const cu_tensor *w, int warps, gemv_plan of, int tokens, bool deep,
                          bool half)
 {
-    static const gemv_plan plans[] = {{0, DEEP, MOST_COPIES, false},
-                                      {0, SHALLOW, MOST_COPIES, false},
-                                      {0, SHALLOW, FEW_COPIES, false}};
+    static const gemv_plan plans[] = {{0, DEEP, MOST_COPIES, false, 0, false},
+                                      {0, SHALLOW, MOST_COPIES, false, 0, false},
+                                      {0, SHALLOW, FEW_COPIES, false, 0, false}};
     gemv_plan p = of;
     for (size_t i = 0; i < sizeof plans / sizeof *plans; i++) {
         p = plans[i];
         p.split = of.split;
         p.ints = of.ints;
+        p.bulk = of.bulk;
+        p.ahead = of.ahead;
         bool large = !half && p.depth == SHALLOW;
         if ((deep || p.depth == SHALLOW) &&
             shared_bytes(w, warps, p, tokens) <= (large ? most_shared() : half_shared()))
@@ -346,7 +372,7 @@ static int blocks_within(const cu_tensor *w, int warps, int tokens, int64_t time
     gemv_cost c = cost_of(w);
     int best = 0, fixed = fixed_split(w, plan->ints);
     for (int s = 1; s <= warps; s *= 2) {
-        gemv_plan least = {s, SHALLOW, FEW_COPIES, plan->ints};
+        gemv_plan least = {s, SHALLOW, FEW_COPIES, plan->ints, 0, false};
         if ((fixed != 0 && s != fixed) || shared_bytes(w, warps, least, tokens) > most_shared())
             continue;
         int64_t each = (int64_t)((c.chunks + s - 1) / s) * c.bytes + c.end, turns = time / each;
@@ -391,6 +417,77 @@ static int share(gemv_segment *seg, int count, int warps, int tokens, int most)
     }
 }
 
+/* ---- the copy engine ------------------------------------------------------------------------ */
+
+#ifdef DSV4_CUDA_MUTANTS /* a map that the driver must refuse */
+#define REFUSES_MAP (dsv4_cuda_mutant == 38)
+#else
+#define REFUSES_MAP false
+#endif
+
+/* The map of rows of row_bytes, `pairs` of them taken as one, from origin on. */
+static bool map_rows(bulk_map *map, const uint8_t *origin, size_t row_bytes, unsigned pairs)
+{
+#if CUDART_VERSION >= 12050
+    static decltype(&cuTensorMapEncodeTiled) encode;
+    static bool asked;
+    if (!asked) {
+        cudaDriverEntryPointQueryResult found;
+        asked = true;
+        if (cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", (void **)&encode, 12000,
+                                             cudaEnableDefault, &found) != cudaSuccess) {
+            (void)cudaGetLastError(); /* an older driver */
+            encode = NULL;
+        }
+    }
+    if (encode == NULL)
+        return false;
+    const uint64_t any = (uint64_t)1 << 31; /* rows, and steps to where they begin */
+    const cuuint64_t sizes[] = {row_bytes * pairs / 2, any, any};
+    const cuuint64_t strides[] = {row_bytes * pairs, BULK_STEP};
+    const cuuint32_t box[] = {BULK_STRIDE / 2, BULK_ROWS / pairs, 1}, steps[] = {1, 1, 1};
+    CUresult e = encode((CUtensorMap *)(void *)map, CU_TENSOR_MAP_DATA_TYPE_UINT16,
+                        REFUSES_MAP ? 9 : 3, (void *)(uintptr_t)origin, sizes, strides, box, steps,
+                        CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_NONE,
+                        CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+    if (e != CUDA_SUCCESS)
+        cu_book("linear: a map for the copy engine", (int64_t)row_bytes, "refused by the driver");
+    return e == CUDA_SUCCESS;
+#else
+    (void)map, (void)origin, (void)row_bytes, (void)pairs;
+    return false;
+#endif
+}
+
+/* Can the copy engine bring a matrix's units? By the launch's only map, from far enough below the
+ * matrix that the others it may turn out to be (cu_segment.table) are above. */
+static int bulk_of(gemv_args *a, const cu_tensor *w)
+{
+    static thread_local struct {
+        bulk_map map;
+        const uint8_t *origin;
+        size_t row_bytes;
+    } last;
+    unsigned pairs = w->row_bytes % PIECE == 0 ? 1 : 2;
+    const uintptr_t reach = (uintptr_t)1 << 37;
+    const uint8_t *origin = (const uint8_t *)(((uintptr_t)w->data & ~(reach - 1)) - reach);
+    if (w->type != DSV4_IQ2_XXS || w->row_bytes * pairs % PIECE != 0 ||
+        w->rows % BULK_ROWS != 0 || (uintptr_t)w->data % BULK_STEP != 0 ||
+        (uintptr_t)w->data < 2 * reach || cu_built_for() < 900 ||
+        (a->origin != NULL && (a->origin != origin || a->mapped != w->row_bytes)))
+        return 0;
+    if (origin != last.origin || w->row_bytes != last.row_bytes) {
+        if (!map_rows(&last.map, origin, w->row_bytes, pairs))
+            return 0;
+        last.origin = origin;
+        last.row_bytes = w->row_bytes;
+    }
+    a->map = last.map;
+    a->origin = origin;
+    a->mapped = w->row_bytes;
+    return (int)pairs;
+}
+
 /* Blocks of FEW warps, two kernels at a time; where there is much to compute and long to go, more
  * warps are worth more than an early start. */
 static bool pairs(const gemv_segment *g)
@@ -431,6 +528,8 @@ extern "C" void cu_linear_group(cu_stream s, const cu_segment *segments, int cou
             continue;
         }
         a.seg[a.count].plan.ints = takes_ints(&g->w, g->one_order);
+        a.seg[a.count].plan.ahead = n == 1 && g->ahead && !g->settled && g->table != NULL &&
+                               a.seg[a.count].plan.ints;
         a.seg[a.count++].s = *g;
         a.late = a.late || g->late;
         size += n * g->w.rows * g->w.cols;
@@ -462,7 +561,13 @@ extern "C" void cu_linear_group(cu_stream s, const cu_segment *segments, int cou
         gemv_segment *g = &a.seg[i];
         g->first_block = blocks;
         blocks += g->blocks;
+        g->plan.bulk = n == 1 ? (uint8_t)bulk_of(&a, &g->s.w) : 0;
         g->plan = plan_of(&g->s.w, warps, g->plan, tokens, deep, paired);
+        if (g->plan.bulk && shared_bytes(&g->s.w, warps, g->plan, tokens) >
+                                (paired ? half_shared() : most_shared())) {
+            g->plan.bulk = 0;
+            g->plan = plan_of(&g->s.w, warps, g->plan, tokens, deep, paired);
+        }
         size_t bytes = shared_bytes(&g->s.w, warps, g->plan, tokens);
         shared = bytes > shared ? bytes : shared;
     }

@@ -181,7 +181,8 @@ __device__ __forceinline__ float4 load_four(const float *from, int c, int dim, b
                        c + 3 < dim ? __ldcg(from + c + 3) : 0.0f);
 }
 
-/* Four floats, or zeros: a load that no branch keeps waiting for the one before. */
+/* Four floats, or zeros: a load that no branch keeps waiting for the one before. (PTX registers have
+ * types: none of the outputs can be an input's.) */
 __device__ __forceinline__ float4 load_there(const float *from, bool there)
 {
     float4 v;
@@ -190,7 +191,7 @@ __device__ __forceinline__ float4 load_there(const float *from, bool there)
                  "mov.f32 %0, 0f00000000; mov.f32 %1, 0f00000000;\n"
                  "mov.f32 %2, 0f00000000; mov.f32 %3, 0f00000000;\n"
                  "@p ld.global.cg.v4.f32 {%0,%1,%2,%3}, [%4];}"
-                 : "=&f"(v.x), "=&f"(v.y), "=&f"(v.z), "=&f"(v.w)
+                 : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
                  : "l"(from), "r"(there ? 1 : 0)
                  : "memory");
     return v;

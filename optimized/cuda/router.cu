@@ -1,6 +1,6 @@
 /* router.cu - which experts a token goes to, and what the experts' block does with the answer:
  * pairs of token and place in order of expert, and the sum over the places. */
-#include "device.cuh"
+#include "hyper_connection.cuh"
 
 /* In double, as the reference: equal float32 scores must be equal here too. */
 __device__ __forceinline__ double score(float logit)
@@ -25,7 +25,7 @@ enum { TAKEN = 1, IS_NAN = 2, ROUTER_THREADS = 256 };
 static __global__ void __launch_bounds__(ROUTER_THREADS)
     router(const float *logits, const float *bias, const int32_t *tid2eid, const int32_t *ids,
            int n_experts, int k, float scaling, int32_t *experts, float *weights, float *share,
-           cu_rounds rounds)
+           cu_rounds rounds, const __grid_constant__ cu_later later)
 {
     extern __shared__ double memory[];
     bool hashed = tid2eid != NULL;
@@ -39,6 +39,11 @@ static __global__ void __launch_bounds__(ROUTER_THREADS)
     int lane = threadIdx.x % 32, t = threadIdx.x;
     const float *logit = logits + i * n_experts;
     let_next_start();
+    if (later.m != NULL && blockIdx.x == gridDim.x - 1) {
+        if (!MUTANT(78)) /* forgotten */
+            later_gates(later);
+        return;
+    }
     float more = !hashed && bias != NULL && t < n_experts ? __ldg(bias + t) : 0.0f;
     for (int s = t; s < k && hashed; s += ROUTER_THREADS) /* ids are there before a step begins */
         chosen[s] = __ldg(tid2eid + (int64_t)ids[i] * k + s);
@@ -128,8 +133,10 @@ static __global__ void __launch_bounds__(ROUTER_THREADS)
 
 extern "C" void cu_router(cu_stream s, const float *logits, const float *bias,
                           const int32_t *tid2eid, const int32_t *ids, int64_t n, int n_experts,
-                          int k, float scaling, int32_t *experts, float *weights, float *share)
+                          int k, float scaling, int32_t *experts, float *weights, float *share,
+                          const cu_later *later)
 {
+    const cu_later none = {}, &gates = later != NULL ? *later : none;
     static bool raised;
     size_t scored = (size_t)(tid2eid != NULL ? k : n_experts);
     if (!raised) { /* for thousands of experts */
@@ -138,11 +145,11 @@ extern "C" void cu_router(cu_stream s, const float *logits, const float *bias,
                                       most < enough ? most : enough) == cudaSuccess;
     }
     if (n > 0)
-        LAUNCH("router", n * n_experts, router, (unsigned)n, ROUTER_THREADS,
+        LAUNCH("router", n * n_experts, router, (unsigned)n + (gates.m != NULL), ROUTER_THREADS,
                scored * sizeof(double) + (size_t)k * (sizeof(int32_t) + sizeof(float)) +
                    (size_t)n_experts * 5,
                s, logits, bias, tid2eid, ids, n_experts, k, scaling, experts, weights, share,
-               rounds_of(n <= 8));
+               rounds_of(n <= 8), gates);
 }
 
 /* The place that holds all of expert e's weight for its token: the first that names it. */

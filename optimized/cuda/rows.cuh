@@ -61,8 +61,17 @@ __device__ __forceinline__ void angle_of(int64_t position, float inv_freq, float
     float angle = (float)position * inv_freq;
     if (MUTANT(2)) /* the angle loses its float32 rounding */
         angle = __fmul_rz((float)position, inv_freq);
-    *cosine = (float)cos((double)angle);
-    *sine = (float)sin((double)angle);
+    double s, c;
+    sincos((double)angle, &s, &c);
+    *cosine = (float)c;
+    *sine = (float)s;
+}
+
+/* Compressed rows that token i sees: those complete at *pos0 + i; or n_rows. */
+__device__ __forceinline__ int64_t visible_rows(int64_t n_rows, const int64_t *pos0, int ratio,
+                                                int64_t i)
+{
+    return pos0 != NULL ? (int64_t)((uint32_t)(*pos0 + i + 1) / (uint32_t)ratio) : n_rows;
 }
 
 /* FP8 (block 64) or FP4 (block 32, fp4) on the first `columns` columns: a warp a block. Needs a

@@ -329,7 +329,7 @@ static dsv4_status append_block(dsv4_cuda_session *s, const int32_t *ids, int64_
     size_t vocab = (size_t)s->d->model->config.vocab_size;
     bool ok = n == 1 || cu_to_device(s->stream, s->ids, ids, (size_t)n * sizeof *ids, "tokens");
     if (ok)
-        cu_begin(s, ids[0], n);
+        cu_begin(s, ids, n);
     if (ok && n == 1 && s->taps == NULL && s->position > 0 && !s->no_graph)
         ok = replay(s);
     else if (ok)

@@ -62,6 +62,7 @@ struct dsv4_cuda_session {
     float *pending; /* [hc][D] */
     float *inv_plain, *inv_compress;
     float *streams, *mixed, *mix, *mix_scratch, *pre, *post, *comb;
+    cu_later later; /* gates that hc_enter left: m NULL = none */
     uint32_t *tickets;
     float *x, *norm, *norm8, *out, *shared, *linear_in;
     float *q_lora, *q, *heads, *turned, *o_lora, *kv_row, *kv, *z, *index_kv, *index_z, *before;
@@ -102,13 +103,11 @@ void *cu_pinned(size_t bytes, const char *what, dsv4_error *err);
 void cu_unpin(void *p);
 
 /* forward.c: a block's first launch, which is never recorded, since its arguments change:
- * positions, angles, streams. Ids of several tokens are in s->ids. */
-void cu_begin(dsv4_cuda_session *s, int32_t token, int64_t n);
-void cu_begin_batch(dsv4_cuda_session *s, const int32_t *tokens);
-/* The rest: n tokens at s->position; logits: whether those of the last are wanted. */
+ * positions, angles, streams. Ids of several tokens of a conversation are in s->ids already; a
+ * batch has one token of each member. */
+void cu_begin(dsv4_cuda_session *s, const int32_t *tokens, int64_t n);
+/* The rest. logits: whether those of a conversation's last token are wanted. */
 void cu_forward(dsv4_cuda_session *s, int64_t n, bool logits);
-/* One token of each member of a batch, logits of all. */
-void cu_forward_batch(dsv4_cuda_session *s);
 cu_compressor cu_compressor_of(const dsv4_cuda_session *s, const cu_compressor_weights *w,
                                const cu_compressor_state *c, bool index, int layer);
 /* The state that a token at *pos meets in a layer (pos: device). */

@@ -98,11 +98,13 @@ enum {
     FEW_COPIES = 16,
     MOST_COPIES = 32,
     IQ2_STRIDE = 128, /* see gemv_room */
-    IQ2_ZEROS = 544   /* as many as iq2_one reads from one place */
+    BULK_STEP = 256   /* bytes; see stream_bulk.cuh */
 };
 typedef struct {
     int split, depth, copies;
     bool ints;
+    uint8_t bulk; /* by the copy engine: 1, or 2 where it takes pairs of rows; 0: not so */
+    bool ahead;   /* the vector is read before the matrix is known: learn_matrix */
 } gemv_plan;
 
 /* Rows of w for up to T tokens. Blocks take turns at the tiles: block `block` of `blocks`. In
@@ -118,6 +120,14 @@ typedef struct {
     /* Of one token: up != NULL: x[0] is gates (cu_segment). */
     float limit;
     const float *up, *share;
+    /* IQ2_XXS of one token: stream_bulk.cuh. */
+    const void *map;
+    const uint8_t *origin;
+    int begins;
+    /* table != NULL: w is table[*index] once the kernel before this one is done, and is a shape
+     * until then (learn_matrix). */
+    const cu_tensor *table;
+    const int32_t *index;
     bool late; /* the next kernel may start once this one has waited, no sooner */
 } gemv_job;
 
@@ -128,13 +138,39 @@ __device__ __forceinline__ void wait_for_vectors(const gemv_job &g)
         let_next_start();
 }
 
+/* w is the matrix: where the map's steps do not lead to it, it comes without the map. */
+__device__ __forceinline__ void place_matrix(gemv_job &g, const cu_tensor *w)
+{
+    int type = g.w.type;
+    int64_t cols = g.w.cols;
+    g.w = *w;
+    g.w.type = type;
+    g.w.cols = cols;
+    int64_t from = w->data - g.origin;
+    g.begins = (int)(from / BULK_STEP);
+    if (from % BULK_STEP != 0)
+        g.plan.bulk = 0;
+}
+
+/* By all threads: the kernel before this one is done, and what it chose is known. */
+static __device__ __noinline__ void learn_matrix(gemv_job &g)
+{
+    if (g.table == NULL)
+        return;
+    wait_for_previous();
+    let_next_start();
+    if (threadIdx.x == 0)
+        place_matrix(g, &g.table[__ldcg(g.index)]);
+    __syncthreads();
+}
+
 /* Where things lie in dynamic shared memory. x: bf16 parts [tokens][3][ld], or limbs [tokens]
  * [chunks][LIMB_CHUNK] with their sums and the chunks' factors. */
 typedef struct {
     uint8_t *ring; /* [warps][depth][ROOM] */
     uint8_t *x, *sums;
     float *factors;
-    uint8_t *zeros; /* for a chunk, or IQ2_ZEROS */
+    uint8_t *zeros; /* for a chunk */
     int ld;         /* bytes */
     /* Sums on their way, split > 1: of chunks [2][groups][chunks][T][TILE], or of shares
      * [2][groups][split][T][2][TILE]. */
@@ -189,20 +225,21 @@ __host__ __device__ __forceinline__ size_t lay_out(const cu_tensor *w, int warps
     r->iq2_signs = apart ? 256 * IQ2_STRIDE : 4 * FEW_COPIES;
     size_t at = w->type == DSV4_IQ2_XXS ? (apart ? 384 : 256) * IQ2_STRIDE : 0;
     r->ring = base + at;
-    at += (size_t)(warps * plan.depth * unit);
+    int tall = plan.bulk ? 2 : 1; /* units of that many tiles */
+    at += (size_t)(warps * (plan.bulk ? 2 * tall : plan.depth) * unit);
     r->x = base + at;
     r->ld = parts_stride(cols);
     at += ints ? (size_t)(tokens * chunks * LIMB_CHUNK) : (size_t)(CU_PARTS * tokens * r->ld);
     r->zeros = base + at;
-    at += !ints ? CU_CHUNK * 2 : w->type == DSV4_IQ2_XXS ? (int)IQ2_ZEROS : 0;
+    at += !ints ? CU_CHUNK * 2 : 0;
     r->sums = base + at;
     if (w->type == DSV4_Q4_K || w->type == DSV4_Q2_K)
         at += (size_t)(tokens * chunks * sums_bytes(w->type));
     r->parts = (float *)(void *)(base + at);
     if (plan.split > 1)
-        at +=
-            (size_t)(2 * (warps / plan.split) * (ints ? 2 * plan.split : chunks) * tokens * TILE) *
-            sizeof(float);
+        at += (size_t)(2 * (warps / plan.split) * (ints ? 2 * plan.split : chunks) * tokens * TILE *
+                       tall) *
+              sizeof(float);
     r->factors = (float *)(void *)(base + at);
     if (ints)
         at += (size_t)(tokens * chunks) * sizeof(float);

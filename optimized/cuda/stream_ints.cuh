@@ -302,7 +302,7 @@ template <int TYPE, int T, int WARPS> struct int_streamer {
     }
 
     /* The next unit on its way into the slot that was read last; one group, empty at the end. */
-    __device__ __forceinline__ void copy()
+    __device__ __forceinline__ void copy(const gemv_job &)
     {
         int lane = (int)threadIdx.x % 32;
         if (rows > 0) {
@@ -347,6 +347,19 @@ template <int TYPE, int T, int WARPS> struct int_streamer {
         copies_end();
         if (cu_block_each(TYPE, T) && depth == SHALLOW) /* groups as with DEEP: see multiply_one */
             copies_end();
+    }
+
+    /* The matrix has become known. */
+    __device__ __forceinline__ void move(const gemv_job &g, const gemv_room &r)
+    {
+        start(g, r);
+    }
+
+    __device__ __forceinline__ void fill(const gemv_job &g)
+    {
+#pragma unroll 1
+        for (int i = 0; i < depth; i++)
+            copy(g);
     }
 
     static __device__ __forceinline__ void put(const gemv_job &g, int at, int r, int token, float v)
@@ -401,7 +414,7 @@ template <int TYPE, int T, int WARPS> struct int_streamer {
                           (uint32_t)bytes_of(first);
         float pair = t % 2 == 0 ? 65536.0f : 1.0f;
         const uint8_t *mine = ring + at * U::STRIDE;
-        iq2_one<(WARPS > 8)> one; /* faster so with either */
+        iq2_one one;
         one.start(r, g.w.row_bytes);
         for (int k = g.block * groups + group; k < tiles; k += stride, turn++) {
             float total = 0;
@@ -418,9 +431,11 @@ template <int TYPE, int T, int WARPS> struct int_streamer {
                 __syncwarp();
                 const uint8_t *a = mine + room + (off & (PIECE - 1));
                 off += U::BYTES;
-                total += one.dot(r, a, 8 * U::STRIDE, chunk) * factor;
+                float f[1];
+                one.dot(r, a, 8 * U::STRIDE, 0, chunk, f);
+                total += f[0] * factor;
                 __syncwarp(); /* all lanes are done with the unit's room */
-                copy();
+                copy(g);
             }
             if (split == 1) {
                 float v = total + __shfl_xor_sync(0xffffffffu, total, 1);
@@ -437,6 +452,10 @@ template <int TYPE, int T, int WARPS> struct int_streamer {
     /* All tiles of the warp. */
     __device__ __forceinline__ void multiply(const gemv_job &g, const gemv_room &r)
     {
+        if constexpr (cu_block_each(TYPE, T)) {
+            multiply_one(g, r);
+            return;
+        }
         int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32, t = lane % 4, at = lane / 4;
         int split = g.plan.split, shift = 31 - __clz(split), groups = WARPS >> shift;
         int group = warp >> shift, share = warp & (split - 1), turn = 0;
@@ -511,7 +530,7 @@ template <int TYPE, int T, int WARPS> struct int_streamer {
                     fb += (int)U::SCALE * CU_CHUNK / U::COLS;
                 }
                 __syncwarp(); /* all lanes are done with the unit's room */
-                copy();
+                copy(g);
             }
             if constexpr (int_shape<TYPE>::BLOCKS)
 #pragma unroll
@@ -543,49 +562,5 @@ template <int TYPE, int T, int WARPS> struct int_streamer {
         }
     }
 };
-
-/* As stream_rows, in whole numbers. */
-template <int TYPE, int T, int WARPS>
-__device__ __forceinline__ void stream_ints(const gemv_job &g, const gemv_room &r, bool before,
-                                            const cu_iq2_words *words)
-{
-    int_streamer<TYPE, T, WARPS> s;
-    s.start(g, r);
-    /* Vectors asked for behind the weights would come behind them. */
-    if (before)
-#pragma unroll 1
-        for (int i = 0; i < s.depth; i++)
-            s.copy();
-    if (TYPE == DSV4_IQ2_XXS) { /* every word once for each lane, or for every other one */
-        int each = 29 - __clz((int)r.iq2_copies); /* a power of two */
-        for (int i = threadIdx.x; i < 384 << each; i += WARPS * 32) {
-            int n = i >> each;
-            uint32_t v = __ldg(n < 256 ? words->book[n] : words->signs[n - 256]);
-            uint32_t row = n < 256 ? n * IQ2_STRIDE : (n - 256) * IQ2_STRIDE + r.iq2_signs;
-            *(uint4 *)(void *)(r.iq2 + row + (i & ((1 << each) - 1)) * 16) = make_uint4(v, v, v, v);
-        }
-        if (threadIdx.x < IQ2_ZEROS / 16)
-            *(uint4 *)(void *)(r.zeros + 16 * threadIdx.x) = make_uint4(0, 0, 0, 0);
-        __syncthreads();
-    }
-    limb_maker<TYPE, T, WARPS> limbs;
-    limbs.start(g);
-    if (before)
-        wait_for_vectors(g);
-    if (MUTANT(13) && threadIdx.x / 32 == WARPS - 1) /* a warp that comes late */
-        __nanosleep(20000);
-    limbs.vectors(g, r, [&] {
-        if (!before)
-#pragma unroll 1
-            for (int i = 0; i < s.depth; i++)
-                s.copy();
-    });
-    if (!MUTANT(13)) /* missing barrier: the vectors are read while they are written */
-        limbs.meet(g);
-    if constexpr (cu_block_each(TYPE, T))
-        s.multiply_one(g, r);
-    else
-        s.multiply(g, r);
-}
 
 #endif

@@ -398,7 +398,7 @@ static void indexer_scores(const float *q, const float *rows, const float *w, in
     if (begin(&f))
         while (run(&f))
             cu_indexer_scores(f.stream, at(&f, i), at(&f, r), at(&f, v), heads, dim, 1, n_rows,
-                              NULL, 1, bf16, at(&f, o), n_rows);
+                              NULL, 1, bf16, at(&f, o), n_rows, NULL);
 }
 
 static void index_weights(float *w, int64_t n, int heads, int dim)
@@ -477,7 +477,7 @@ static void router(const float *logits, const float *bias, const dsv4_tensor *ti
     if (begin(&f))
         while (run(&f))
             cu_router(f.stream, at(&f, l), at(&f, b), at(&f, t), at(&f, i), n, n_experts, k,
-                      scaling, at(&f, e), at(&f, w), NULL);
+                      scaling, at(&f, e), at(&f, w), NULL, NULL);
     free(table);
 }
 

@@ -49,7 +49,7 @@ double replayed(bench *x, void (*what)(bench *x, void *ctx, int i), void *ctx, i
     for (int i = 0; i < calls; i++)
         what(x, ctx, i);
     if (!cu_ok(cudaStreamEndCapture(x->s, &graph), "a bench", calls) ||
-        !cu_ok(cudaGraphInstantiate(&exec, graph, 0), "a bench", calls))
+        !cu_ok(cudaGraphInstantiateWithFlags(&exec, graph, 0), "a bench", calls))
         return 0;
     for (int r = -2; r < REPLAYS; r++) {
         cudaEventRecord(x->a, x->s);
@@ -146,7 +146,7 @@ static void one_scores(bench *x, void *ctx, int i)
     block *b = ctx;
     cu_indexer_scores(x->s, b->floats, b->floats + (size_t)(1 + i % 16) * INDEX_ROWS * 128,
                       b->floats + 8192, 64, 128, b->n, INDEX_ROWS, NULL, 4, false, b->scores,
-                      INDEX_ROWS);
+                      INDEX_ROWS, NULL);
 }
 
 static void one_topk(bench *x, void *ctx, int i)
@@ -188,7 +188,7 @@ static void one_enter(bench *x, void *ctx, int i)
     cu_tensor fn = b->fn;
     fn.data += (size_t)(i % 64) * 24 * 16384 * 4;
     cu_hc_enter(x->s, &fn, x->floats, 1e-6f, b->n, x->out, x->out + 65536, x->tickets, &b->gates,
-                x->floats, b->x, b->y, false, NULL);
+                x->floats, b->x, b->y, false, NULL, NULL);
 }
 
 static void one_mhc(bench *x, void *ctx, int i)

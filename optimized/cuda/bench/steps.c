@@ -18,11 +18,12 @@ static int rising(const void *a, const void *b)
 
 static bool record(dsv4_cuda_session *s)
 {
+    const int32_t token = 0;
     cu_graph_free(s->graph);
     s->graph = NULL;
     if (!cu_graph_begin(s))
         return false;
-    cu_begin(s, 0, 1);
+    cu_begin(s, &token, 1);
     cu_forward(s, 1, true);
     return cu_graph_end(s);
 }
