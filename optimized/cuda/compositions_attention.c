@@ -475,12 +475,14 @@ void check_attention(bed *b)
         {2, 8, 256, 32, 20, 4, 16, 9, true},       {1, 3, 34, 2, 4, 4, 3, 0, true}};
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
         EACH_KIND(b)
-    attention_runs(b, "attention_turned", false, false, &shapes[i]);
+        {
+            attention_runs(b, "attention_turned", false, false, &shapes[i]);
+        }
 }
 
 /* Heads wider than a warp's row of angles; fewer than eight; some without a value that is not
  * finite beside others that have one; the first token; rows for three rounds of a block; and all
- * that with a rehearsal (settled: everything is there before). */
+ * that once more by blocks that take for settled what is. */
 void check_raw_attention(bed *b)
 {
     static const attention_shape shapes[] = {
@@ -492,6 +494,8 @@ void check_raw_attention(bed *b)
         {1, 1, 132, 32, 700, 2, 0, 2000, true}};
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
         EACH_KIND(b)
-    for (int settled = 0; settled < 2; settled++)
-        attention_runs(b, "attention_raw", true, settled != 0, &shapes[i]);
+        {
+            attention_runs(b, "attention_raw", true, false, &shapes[i]);
+            attention_runs(b, "attention_raw", true, true, &shapes[i]);
+        }
 }

@@ -27,7 +27,7 @@ static __device__ __noinline__ float pool_long(const float *kv, const float *z, 
             }
 #pragma unroll
             for (int u = 0; u < AT_ONCE; u++) {
-                if (t0 + u >= ratio)
+                if (t0 + u >= ratio || (MUTANT(36) && t0 + u + 1 == ratio)) /* the last one lost */
                     break;
                 if (pass == 0) {
                     max = fmaxf(max, zs[u]);
