@@ -235,6 +235,7 @@ static const struct {
                     {"attention_raw", check_raw_attention},
                     {"swiglu_both", check_swiglu},
                     {"gated", check_gated},
+                    {"ahead", check_ahead},
                     {"leave", check_leave},
                     {"hc_enter", check_enter},
                     {"begin_step", check_begin}};

@@ -62,9 +62,11 @@ void check_attention(bed *b);
 void check_raw_attention(bed *b);
 /* compositions_mhc.c */
 void check_swiglu(bed *b);
-void check_gated(bed *b);
 void check_leave(bed *b);
 void check_enter(bed *b);
 void check_begin(bed *b);
+/* compositions_products.c */
+void check_gated(bed *b);
+void check_ahead(bed *b);
 
 #endif

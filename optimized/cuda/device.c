@@ -13,7 +13,7 @@
 #include "tables.h"
 
 const uint64_t *cu_iq2_book_device(void);
-const void *cu_iq2_words_device(void);
+const cu_iq2_tables *cu_iq2_tables_device(void);
 void cu_launched(const char *op, int64_t size);
 bool cu_overlaps(void);
 int cu_built_for(void);
@@ -136,7 +136,7 @@ static struct {
     dsv4_status status;
     dsv4_error err;
     uint64_t *book;
-    uint32_t *words; /* IQ2_XXS: book, then signs */
+    cu_iq2_tables *tables;
     int built_for;
 } opened;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
@@ -145,7 +145,7 @@ static void open_once(void)
 {
     int count = 0, major = 0;
     uint64_t book[256];
-    static uint32_t words[384 * CU_IQ2_COPIES];
+    static cu_iq2_tables tables;
     cudaError_t e = cudaGetDeviceCount(&count);
     if (e != cudaSuccess || count == 0) {
         opened.status = dsv4_fail(&opened.err, DSV4_E_INPUT, "cuda: no device (%s)",
@@ -164,17 +164,19 @@ static void open_once(void)
     dsv4_cuda_mutant = number != NULL ? atoi(number) : 0;
 #endif
     cu_iq2_xxs_book(book);
-    cu_iq2_xxs_words(words, words + 256 * CU_IQ2_COPIES, CU_IQ2_COPIES);
+    cu_iq2_xxs_words(tables.many, CU_IQ2_COPIES, CU_IQ2_COPIES);
+    cu_iq2_xxs_words(tables.lanes, CU_IQ2_LANES, CU_IQ2_LANES);
+    cu_iq2_xxs_words(tables.few, CU_IQ2_FEW, CU_IQ2_LANES);
     if (e == cudaSuccess)
         e = cudaMalloc((void **)&opened.book, sizeof book);
     if (e == cudaSuccess)
-        e = cudaMalloc((void **)&opened.words, sizeof words);
+        e = cudaMalloc((void **)&opened.tables, sizeof tables);
     if (e == cudaSuccess)
-        e = (cudaError_t)cu_ask_built((int *)(void *)opened.words, &opened.built_for);
+        e = (cudaError_t)cu_ask_built((int *)(void *)opened.tables, &opened.built_for);
     if (e == cudaSuccess)
         e = cudaMemcpy(opened.book, book, sizeof book, cudaMemcpyHostToDevice);
     if (e == cudaSuccess)
-        e = cudaMemcpy(opened.words, words, sizeof words, cudaMemcpyHostToDevice);
+        e = cudaMemcpy(opened.tables, &tables, sizeof tables, cudaMemcpyHostToDevice);
     if (e != cudaSuccess)
         opened.status = dsv4_fail(&opened.err, DSV4_E_MACHINE, "cuda: opening the device: %s",
                                   cudaGetErrorString(e));
@@ -209,9 +211,9 @@ const uint64_t *cu_iq2_book_device(void)
     return opened.book;
 }
 
-const void *cu_iq2_words_device(void)
+const cu_iq2_tables *cu_iq2_tables_device(void)
 {
-    return opened.words;
+    return opened.tables;
 }
 
 /* The driver does not survive a fork: a child asks, and its answer comes through a pipe. */

@@ -177,6 +177,8 @@ __device__ __forceinline__ void float_rows(const gemv_job &g, float *x, float (*
                     for (int r = 0; r < ROWS; r++)
                         sum[r][t] += c[k][r].dot(x + t * ld, base + mine + k * step);
         if (done) {
+            if (T == 1)
+                wait_for_room(g);
 #pragma unroll
             for (int r = 0; r < ROWS; r++)
 #pragma unroll

@@ -5,7 +5,7 @@
 #include "device.cuh"
 #include "mma.cuh"
 
-extern "C" const void *cu_iq2_words_device(void); /* device.c */
+extern "C" const cu_iq2_tables *cu_iq2_tables_device(void); /* device.c */
 
 /* ---- x in parts ----------------------------------------------------------------------------- */
 
@@ -224,7 +224,7 @@ static void multiply(cu_stream s, const cu_segment *segments, const split_job *c
         gemm_args a = {};
         a.n = n;
         a.tiles = (int)((n + tokens - 1) / tokens);
-        a.iq2 = cu_iq2_words_device();
+        a.iq2 = cu_iq2_tables_device()->many;
         a.per_row = 1;
         int64_t blocks = 0;
         for (int k = i; k < count; k++) {
@@ -329,7 +329,7 @@ extern "C" void cu_gemm_experts(cu_stream s, const cu_tensor *table, const cu_te
                           sums_of(shape->type));
     split_all(s, &j, 1);
     a.seg[0] = segment_of(shape, &j.job[0], rows, y, shape->rows, bf16, 0);
-    a.iq2 = cu_iq2_words_device();
+    a.iq2 = cu_iq2_tables_device()->many;
     a.table = table;
     a.groups = groups;
     a.n_groups = n_groups;

@@ -140,6 +140,17 @@ template <int PAIRS> struct int_chunk<DSV4_Q2_K, PAIRS> {
     }
 };
 
+/* Where a lane's copies of IQ2_XXS's words are, of the book's first and of the signs' first. */
+__device__ __forceinline__ uint32_t iq2_book(const gemv_room &r)
+{
+    return 4 * threadIdx.x & (r.iq2_stride - 1);
+}
+
+__device__ __forceinline__ uint32_t iq2_signs(const gemv_room &r)
+{
+    return 4 * threadIdx.x % IQ2_STRIDE + 256 * r.iq2_stride;
+}
+
 /* Groups of eight bytes from an even address: four indices, then signs and scale in a word, which
  * may lie across two. */
 template <int PAIRS> struct int_chunk<DSV4_IQ2_XXS, PAIRS> {
@@ -163,7 +174,7 @@ template <int PAIRS> struct int_chunk<DSV4_IQ2_XXS, PAIRS> {
                                              uint32_t signs, uint32_t *n, int *scale) const
         {
             uint32_t a = cu_word(low + 8 * i), b = cu_word(high + 8 * i);
-            uint32_t w = cu_word(r.iq2 + (index[8 * i] * IQ2_STRIDE + book));
+            uint32_t w = cu_word(r.iq2 + (index[8 * i] * r.iq2_stride + book));
             uint32_t s = cu_word(r.iq2 + (__funnelshift_r(a, b, turn) & 127 * IQ2_STRIDE) + signs);
             if (MUTANT(28) && threadIdx.x % 4 == 3) /* a lane's signs dropped */
                 s = 0;
@@ -175,7 +186,7 @@ template <int PAIRS> struct int_chunk<DSV4_IQ2_XXS, PAIRS> {
                                                const uint8_t *const *x, const uint8_t *const *,
                                                const gemv_room &r, float (*f)[2])
     {
-        uint32_t book = 4 * (threadIdx.x & (r.iq2_copies - 1)), signs = book + r.iq2_signs;
+        uint32_t book = iq2_book(r), signs = iq2_signs(r);
         int sum[PAIRS][4] = {};
         row ra(a), rb(b);
 #pragma unroll
@@ -241,10 +252,10 @@ struct iq2_one {
     __device__ __forceinline__ void start(const gemv_room &r, size_t row_bytes)
     {
         /* Not worked out again in every turn: the compiler does not know that this is 0. */
-        uint32_t zero = r.iq2_copies & 8, lane = threadIdx.x + zero, t = lane % 4;
+        uint32_t zero = r.iq2_stride & 8, lane = threadIdx.x + zero, t = lane % 4;
         uint32_t column = lane / 4 % 8, next = row_bytes % PIECE == 8 ? 2 : 1;
-        book = 4 * (threadIdx.x & (r.iq2_copies - 1));
-        signs = book + r.iq2_signs;
+        book = iq2_book(r);
+        signs = iq2_signs(r);
         place = 2 + t / 2 * next * 8;
         step = next == 2 ? 8 : 16;
         odd = t % 2;
@@ -260,10 +271,10 @@ struct iq2_one {
 
     /* A chunk of rows a and b = a + down, and of TILES tiles of such, `next` bytes apart, all
      * aligned alike: d times the sum of the lane's pair of limbs, of row a in lanes t = 0, 1, of b
-     * in the others. */
+     * in the others. stride: r.iq2_stride. */
     template <int TILES>
-    __device__ __forceinline__ void dot(const gemv_room &r, const uint8_t *a, int down, int next,
-                                        int chunk, float (&f)[TILES]) const
+    __device__ __forceinline__ void dot(const gemv_room &r, uint32_t stride, const uint8_t *a,
+                                        int down, int next, int chunk, float (&f)[TILES]) const
     {
         const uint32_t which = 127 * IQ2_STRIDE;
         uint32_t half = (uint32_t)(uintptr_t)(a + 2) & 2u, turn = 14 * odd + 8 * half;
@@ -288,8 +299,8 @@ struct iq2_one {
                     uint32_t two = cu_load16(index + at), end = cu_word(high + at), level[2],
                              sign[2];
                     uint32_t s = __funnelshift_r(cu_word(low + at), end, turn);
-                    level[0] = cu_word(r.iq2 + __dp4a(two, (uint32_t)IQ2_STRIDE, book));
-                    level[1] = cu_word(r.iq2 + __dp4a(two, (uint32_t)IQ2_STRIDE << 8, book));
+                    level[0] = cu_word(r.iq2 + __dp4a(two, stride, book));
+                    level[1] = cu_word(r.iq2 + __dp4a(two, stride << 8, book));
                     sign[0] = cu_word(r.iq2 + ((s * IQ2_STRIDE & which) | signs));
                     sign[1] = cu_word(r.iq2 + ((s & which) | signs));
                     if (MUTANT(28) && threadIdx.x % 4 == 3) /* a lane's signs dropped */

@@ -52,8 +52,8 @@ typedef struct {
     /* And: *index is known once the launch before the last one is done, since the last one's kernel
      * lets the next start no sooner. */
     bool settled;
-    /* If not settled: x was there before the launch before this one could begin, and the table's
-     * matrices begin at multiples of 256 bytes if w does. */
+    /* x (and up, share) was there before the launch before this one could begin; a table's matrices
+     * begin at multiples of 256 bytes if w does. */
     bool ahead;
     /* The kernel of this launch lets the next start only when it has waited itself: what was before
      * it is there, then (cu_attention_args.settled). For the products that cu_linear_streams. */

@@ -11,7 +11,7 @@
 #include "dot.cuh"
 
 extern "C" const uint64_t *cu_iq2_book_device(void); /* device.c */
-extern "C" const void *cu_iq2_words_device(void);
+extern "C" const cu_iq2_tables *cu_iq2_tables_device(void);
 extern "C" void cu_book(const char *what, int64_t size, const char *why);
 
 extern "C" bool cu_type_native(int type)
@@ -76,7 +76,7 @@ static size_t shared_bytes(const cu_tensor *w, int warps, gemv_plan plan, int to
 /* What needs least: few sums meet where many warps share a tile. */
 static gemv_plan tightest(bool ints)
 {
-    return {8, SHALLOW, FEW_COPIES, ints, 0, false};
+    return {8, SHALLOW, FEW_COPIES, ints, 0, false, false};
 }
 
 /* In whole numbers: formats that many tokens multiply in another order than few do in any case;
@@ -153,18 +153,19 @@ extern "C" bool cu_linear_streams(const cu_tensor *w)
 
 typedef struct {
     cu_segment s;
-    int first_block, blocks;
+    int blocks;
     gemv_plan plan; /* split: warps that share a tile: 1, 2, 4, 8, 16 */
 } gemv_segment;
 
+/* What every block reads comes first, and side by side: a launch's arguments are in no cache. */
 typedef struct {
-    gemv_segment seg[CU_MOST_SEGMENTS];
-    int count;
+    int count, first_block[CU_MOST_SEGMENTS];
+    bool late; /* as gemv_job's */
     int64_t n;
-    bool late;               /* as gemv_job's */
-    const cu_iq2_words *iq2; /* device */
+    const cu_iq2_tables *iq2; /* device */
     const uint8_t *origin;   /* where the map begins; of rows of so many bytes */
     size_t mapped;
+    gemv_segment seg[CU_MOST_SEGMENTS];
     bulk_map map;
 } gemv_args;
 static_assert(sizeof(gemv_args) <= 4096, "what every driver takes");
@@ -175,7 +176,7 @@ static __shared__ gemv_job job;
 /* A block's rows of one type. A function that is called: kernels share it, and each type has the
  * registers to itself (faster than one body that keeps its job in them). before: as stream_rows. */
 template <int TYPE, int T, int WARPS>
-static __device__ __noinline__ void gemv_rows_of(bool before, const cu_iq2_words *iq2)
+static __device__ __noinline__ void gemv_rows_of(bool before, const cu_iq2_tables *iq2)
 {
     extern __shared__ __align__(128) uint8_t shared[];
     if constexpr (TYPE == DSV4_F32 || TYPE == DSV4_F16) {
@@ -205,7 +206,7 @@ static __device__ __noinline__ void gemv_rows_of(bool before, const cu_iq2_words
 
 /* A block's rows, whatever their type. */
 template <int T, int WARPS>
-__device__ __forceinline__ void gemv_block(bool before, const cu_iq2_words *iq2)
+__device__ __forceinline__ void gemv_block(bool before, const cu_iq2_tables *iq2)
 {
     __syncthreads(); /* for the job */
     switch (job.w.type) {
@@ -229,21 +230,24 @@ __device__ __forceinline__ void gemv_block(bool before, const cu_iq2_words *iq2)
     }
 }
 
-template <int T> __device__ __forceinline__ void job_of(const gemv_args &a, const gemv_segment *s)
+template <int T>
+__device__ __forceinline__ void job_of(const gemv_args &a, const gemv_segment *s, int first_block)
 {
     gemv_job *g = &job;
-    g->w = s->s.w;
     bool ahead = s->plan.ahead && !MUTANT(37); /* what was chosen is read too early */
     g->table = ahead ? s->s.table : NULL;
     g->index = s->s.index;
     g->map = &a.map;
     g->origin = a.origin;
-    g->block = (int)blockIdx.x - s->first_block;
+    g->block = (int)blockIdx.x - first_block;
     g->blocks = s->blocks;
     g->plan = s->plan;
     /* Settled, the index may be older than this kernel in the nearest cache: from the next one. */
+    if (ahead || s->s.table == NULL)
+        g->w = s->s.w;
     if (!ahead)
-        place_matrix(*g, s->s.table == NULL ? &s->s.w : &s->s.table[__ldcg(s->s.index)]);
+        place_matrix(*g, s->s.table == NULL ? &g->w : &s->s.table[__ldcg(s->s.index)], s->s.w.type,
+                     s->s.w.cols);
     g->bf16 = s->s.bf16;
     g->late = a.late;
     g->limit = s->s.limit;
@@ -265,8 +269,8 @@ static __global__ void __launch_bounds__(WARPS * 32, WARPS == FEW ? 2 : 1)
     gemv(const __grid_constant__ gemv_args a)
 {
     int segment = 0;
-    while (segment + 1 < a.count && (int)blockIdx.x >= a.seg[segment + 1].first_block)
-        segment++;
+    for (int i = 1; i < a.count; i++) /* no read waits for another */
+        segment += (int)blockIdx.x >= a.first_block[i];
     const gemv_segment *s = &a.seg[segment];
     bool before = s->s.table == NULL || s->s.settled;
     /* Once these indices are known, the next kernel's are settled. */
@@ -275,7 +279,7 @@ static __global__ void __launch_bounds__(WARPS * 32, WARPS == FEW ? 2 : 1)
     if (!s->plan.ahead && (!before || !a.late))
         let_next_start();
     if (threadIdx.x == 0)
-        job_of<T>(a, s);
+        job_of<T>(a, s, a.first_block[segment]);
     gemv_block<T, WARPS>(before, a.iq2);
 }
 
@@ -348,16 +352,13 @@ static int fixed_split(const cu_tensor *w, bool ints)
 static gemv_plan plan_of(const cu_tensor *w, int warps, gemv_plan of, int tokens, bool deep,
                          bool half)
 {
-    static const gemv_plan plans[] = {{0, DEEP, MOST_COPIES, false, 0, false},
-                                      {0, SHALLOW, MOST_COPIES, false, 0, false},
-                                      {0, SHALLOW, FEW_COPIES, false, 0, false}};
+    static const struct {
+        int depth, copies;
+    } plans[] = {{DEEP, MOST_COPIES}, {SHALLOW, MOST_COPIES}, {SHALLOW, FEW_COPIES}};
     gemv_plan p = of;
     for (size_t i = 0; i < sizeof plans / sizeof *plans; i++) {
-        p = plans[i];
-        p.split = of.split;
-        p.ints = of.ints;
-        p.bulk = of.bulk;
-        p.ahead = of.ahead;
+        p.depth = plans[i].depth;
+        p.copies = plans[i].copies;
         bool large = !half && p.depth == SHALLOW;
         if ((deep || p.depth == SHALLOW) &&
             shared_bytes(w, warps, p, tokens) <= (large ? most_shared() : half_shared()))
@@ -372,7 +373,8 @@ static int blocks_within(const cu_tensor *w, int warps, int tokens, int64_t time
     gemv_cost c = cost_of(w);
     int best = 0, fixed = fixed_split(w, plan->ints);
     for (int s = 1; s <= warps; s *= 2) {
-        gemv_plan least = {s, SHALLOW, FEW_COPIES, plan->ints, 0, false};
+        gemv_plan least = tightest(plan->ints);
+        least.split = s;
         if ((fixed != 0 && s != fixed) || shared_bytes(w, warps, least, tokens) > most_shared())
             continue;
         int64_t each = (int64_t)((c.chunks + s - 1) / s) * c.bytes + c.end, turns = time / each;
@@ -471,9 +473,9 @@ static int bulk_of(gemv_args *a, const cu_tensor *w)
     unsigned pairs = w->row_bytes % PIECE == 0 ? 1 : 2;
     const uintptr_t reach = (uintptr_t)1 << 37;
     const uint8_t *origin = (const uint8_t *)(((uintptr_t)w->data & ~(reach - 1)) - reach);
-    if (w->type != DSV4_IQ2_XXS || w->row_bytes * pairs % PIECE != 0 ||
-        w->rows % BULK_ROWS != 0 || (uintptr_t)w->data % BULK_STEP != 0 ||
-        (uintptr_t)w->data < 2 * reach || cu_built_for() < 900 ||
+    if (w->type != DSV4_IQ2_XXS || w->row_bytes * pairs % PIECE != 0 || w->rows % BULK_ROWS != 0 ||
+        (uintptr_t)w->data % BULK_STEP != 0 || (uintptr_t)w->data < 2 * reach ||
+        cu_built_for() < 900 ||
         (a->origin != NULL && (a->origin != origin || a->mapped != w->row_bytes)))
         return 0;
     if (origin != last.origin || w->row_bytes != last.row_bytes) {
@@ -528,8 +530,6 @@ extern "C" void cu_linear_group(cu_stream s, const cu_segment *segments, int cou
             continue;
         }
         a.seg[a.count].plan.ints = takes_ints(&g->w, g->one_order);
-        a.seg[a.count].plan.ahead = n == 1 && g->ahead && !g->settled && g->table != NULL &&
-                               a.seg[a.count].plan.ints;
         a.seg[a.count++].s = *g;
         a.late = a.late || g->late;
         size += n * g->w.rows * g->w.cols;
@@ -559,8 +559,11 @@ extern "C" void cu_linear_group(cu_stream s, const cu_segment *segments, int cou
     size_t shared = 0;
     for (int i = 0; i < a.count; i++) {
         gemv_segment *g = &a.seg[i];
-        g->first_block = blocks;
+        a.first_block[i] = blocks;
         blocks += g->blocks;
+        bool ahead = n == 1 && g->s.ahead, unknown = g->s.table != NULL && !g->s.settled;
+        g->plan.ahead = ahead && unknown && g->plan.ints;
+        g->plan.known = ahead && !unknown && !a.late;
         g->plan.bulk = n == 1 ? (uint8_t)bulk_of(&a, &g->s.w) : 0;
         g->plan = plan_of(&g->s.w, warps, g->plan, tokens, deep, paired);
         if (g->plan.bulk && shared_bytes(&g->s.w, warps, g->plan, tokens) >
@@ -572,7 +575,7 @@ extern "C" void cu_linear_group(cu_stream s, const cu_segment *segments, int cou
         shared = bytes > shared ? bytes : shared;
     }
     a.n = n;
-    a.iq2 = (const cu_iq2_words *)cu_iq2_words_device();
+    a.iq2 = cu_iq2_tables_device();
     dim3 grid((unsigned)blocks, (unsigned)((n + tokens - 1) / tokens));
     large = paired && !large;
     if (large && shared < large_shared())
@@ -610,7 +613,7 @@ typedef struct {
     const float *x;
     float *y;
     bool bf16;
-    const cu_iq2_words *iq2;
+    const cu_iq2_tables *iq2;
     const uint64_t *book;
 } experts_args;
 
@@ -711,7 +714,7 @@ extern "C" void cu_linear_experts(cu_stream s, const cu_tensor *table, const cu_
                       x,
                       y,
                       bf16,
-                      (const cu_iq2_words *)cu_iq2_words_device(),
+                      cu_iq2_tables_device(),
                       cu_iq2_book_device()};
     if (fits && shared <= most_shared()) {
         dim3 grid((unsigned)a.blocks, (unsigned)most);

@@ -91,13 +91,13 @@ template <> struct int_unit<DSV4_Q8_0, 1> {
 enum { MOST_TOKENS = 4 };
 
 /* How a block goes about a matrix. depth: units in a warp's ring, SHALLOW to DEEP; copies: of each
- * of IQ2_XXS's words in shared memory, for the lanes that share one; ints: in whole numbers. */
+ * word of IQ2_XXS's book in shared memory, for the lanes that share one; ints: in whole numbers. */
 enum {
     SHALLOW = 2,
     DEEP = 3,
-    FEW_COPIES = 16,
-    MOST_COPIES = 32,
-    IQ2_STRIDE = 128, /* see gemv_room */
+    FEW_COPIES = CU_IQ2_FEW,
+    MOST_COPIES = CU_IQ2_LANES,
+    IQ2_STRIDE = 4 * MOST_COPIES,
     BULK_STEP = 256   /* bytes; see stream_bulk.cuh */
 };
 typedef struct {
@@ -105,6 +105,7 @@ typedef struct {
     bool ints;
     uint8_t bulk; /* by the copy engine: 1, or 2 where it takes pairs of rows; 0: not so */
     bool ahead;   /* the vector is read before the matrix is known: learn_matrix */
+    bool known;   /* matrix and vector are: only what is written waits for the kernel before */
 } gemv_plan;
 
 /* Rows of w for up to T tokens. Blocks take turns at the tiles: block `block` of `blocks`. In
@@ -133,20 +134,32 @@ typedef struct {
 
 __device__ __forceinline__ void wait_for_vectors(const gemv_job &g)
 {
+    if (g.plan.known)
+        return;
     wait_for_previous();
     if (g.late)
         let_next_start();
 }
 
-/* w is the matrix: where the map's steps do not lead to it, it comes without the map. */
-__device__ __forceinline__ void place_matrix(gemv_job &g, const cu_tensor *w)
+/* By who writes results, first. */
+__device__ __forceinline__ void wait_for_room(const gemv_job &g)
 {
-    int type = g.w.type;
-    int64_t cols = g.w.cols;
-    g.w = *w;
+    if (g.plan.known && !MUTANT(39)) /* results written while earlier kernels use their place */
+        wait_for_previous();
+}
+
+/* w is the matrix, but for what the launch says of its shape; where the map's steps do not lead to
+ * it, it comes without the map. */
+__device__ __forceinline__ void place_matrix(gemv_job &g, const cu_tensor *w, int type,
+                                             int64_t cols)
+{
+    if (w != &g.w)
+        g.w = *w;
     g.w.type = type;
     g.w.cols = cols;
-    int64_t from = w->data - g.origin;
+    if (!g.plan.bulk)
+        return;
+    int64_t from = g.w.data - g.origin;
     g.begins = (int)(from / BULK_STEP);
     if (from % BULK_STEP != 0)
         g.plan.bulk = 0;
@@ -160,7 +173,7 @@ static __device__ __noinline__ void learn_matrix(gemv_job &g)
     wait_for_previous();
     let_next_start();
     if (threadIdx.x == 0)
-        place_matrix(g, &g.table[__ldcg(g.index)]);
+        place_matrix(g, &g.table[__ldcg(g.index)], g.w.type, g.w.cols);
     __syncthreads();
 }
 
@@ -175,11 +188,10 @@ typedef struct {
     /* Sums on their way, split > 1: of chunks [2][groups][chunks][T][TILE], or of shares
      * [2][groups][split][T][2][TILE]. */
     float *parts;
-    /* IQ2_XXS's words, each IQ2_STRIDE behind the one before: 256 of the book, and 128 of the
-     * signs, iq2_signs behind the book's: of MOST_COPIES in rows of their own, of fewer in the same
-     * ones. */
+    /* IQ2_XXS's words: 256 of the book, iq2_stride bytes of copies each, and 128 of the signs,
+     * IQ2_STRIDE bytes each: a lane has a bank of its own there. */
     uint8_t *iq2;
-    uint32_t iq2_copies, iq2_signs;
+    uint32_t iq2_stride;
 } gemv_room;
 
 /* Rows of parts 64 bytes apart modulo 128: eight lanes' 16-byte loads meet in no bank. */
@@ -220,10 +232,8 @@ __host__ __device__ __forceinline__ size_t lay_out(const cu_tensor *w, int warps
     int cols = (int)w->cols, chunks = (cols + CU_CHUNK - 1) / CU_CHUNK;
     bool ints = plan.ints;
     r->iq2 = base;
-    bool apart = plan.copies == MOST_COPIES;
-    r->iq2_copies = (uint32_t)plan.copies;
-    r->iq2_signs = apart ? 256 * IQ2_STRIDE : 4 * FEW_COPIES;
-    size_t at = w->type == DSV4_IQ2_XXS ? (apart ? 384 : 256) * IQ2_STRIDE : 0;
+    r->iq2_stride = 4 * (uint32_t)plan.copies;
+    size_t at = w->type == DSV4_IQ2_XXS ? 256 * r->iq2_stride + 128 * IQ2_STRIDE : 0;
     r->ring = base + at;
     int tall = plan.bulk ? 2 : 1; /* units of that many tiles */
     at += (size_t)(warps * (plan.bulk ? 2 * tall : plan.depth) * unit);
@@ -497,8 +507,7 @@ template <int TYPE, int T, int WARPS> struct streamer {
                 const uint8_t *s = from_scale + scales_of(col);
                 int low = (int)((uintptr_t)s & 3);
                 int n = low + (cols * U::SCALE + U::COLS - 1) / U::COLS;
-                uint32_t words =
-                    copy_target(room + TILE * U::STRIDE + lane % 16 * U::SCALE_STRIDE);
+                uint32_t words = copy_target(room + TILE * U::STRIDE + lane % 16 * U::SCALE_STRIDE);
 #pragma unroll
                 for (int i = 0; i < ((int)U::SCALE_STRIDE / 4 + 1) / 2; i++) {
                     int word = lane / 16 + 2 * i;
@@ -658,6 +667,8 @@ template <int TYPE, int T, int WARPS> struct streamer {
                 __syncwarp(); /* all lanes are done with the unit's room */
                 copy();
             }
+            if (T == 1)
+                wait_for_room(g);
             if (split == 1) {
 #pragma unroll
                 for (int j = 0; j < PAIRS; j++)

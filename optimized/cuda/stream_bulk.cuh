@@ -35,7 +35,7 @@ __device__ __forceinline__ bool elected()
 }
 
 template <int WARPS> struct bulk_streamer {
-    enum { DEPTH = 2, CHUNK_BYTES = (int)row_shape<DSV4_IQ2_XXS>::CHUNK_BYTES };
+    enum { BRINGS_TABLES = 1, DEPTH = 2, CHUNK_BYTES = (int)row_shape<DSV4_IQ2_XXS>::CHUNK_BYTES };
     uint32_t ring, bars;            /* of the warp */
     int tiles, stride, first, last; /* chunks of a tile */
     int tile, chunk, asked;         /* the next unit, and how many there were */
@@ -44,11 +44,11 @@ template <int WARPS> struct bulk_streamer {
 
     __device__ __forceinline__ void start(const gemv_job &g, const gemv_room &r)
     {
-        static __shared__ uint64_t barriers[WARPS * DEPTH];
+        static __shared__ uint64_t barriers[WARPS * (DEPTH + 1)];
         int warp = (int)threadIdx.x / 32, split = g.plan.split, shift = 31 - __clz(split);
         int groups = WARPS >> shift, share = warp & (split - 1), chunks = (int)g.w.cols / CU_CHUNK;
         ring = (uint32_t)__cvta_generic_to_shared(r.ring) + (uint32_t)(warp * DEPTH * BULK_UNIT);
-        bars = (uint32_t)__cvta_generic_to_shared(barriers + warp * DEPTH);
+        bars = (uint32_t)__cvta_generic_to_shared(barriers + warp * (DEPTH + 1));
         tiles = (int)(g.w.rows / BULK_ROWS);
         stride = g.blocks * groups;
         first = share * chunks >> shift;
@@ -61,11 +61,34 @@ template <int WARPS> struct bulk_streamer {
         map = g.map;
         if (threadIdx.x % 32 == 0) {
 #pragma unroll
-            for (int i = 0; i < DEPTH; i++)
+            for (int i = 0; i <= DEPTH; i++)
                 asm volatile("mbarrier.init.shared.b64 [%0], 1;" ::"r"(bars + 8 * i) : "memory");
             asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
         }
         __syncwarp();
+    }
+
+    /* IQ2_XXS's words, every warp a part of them; all of them are there when every warp has had its
+     * part and all have met. */
+    __device__ __forceinline__ void bring_tables(const gemv_room &r,
+                                                 const cu_iq2_tables *tables) const
+    {
+        const uint32_t *from = r.iq2_stride == 4 * FEW_COPIES ? tables->few : tables->lanes;
+        uint32_t bytes = (256 * r.iq2_stride + 128 * IQ2_STRIDE) / WARPS;
+        uint32_t at = threadIdx.x / 32 * bytes, bar = bars + 8 * DEPTH;
+        if (!elected())
+            return;
+        asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(bar), "r"(bytes)
+                     : "memory");
+        asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes "
+                     "[%0], [%1], %2, [%3];" ::"r"((uint32_t)__cvta_generic_to_shared(r.iq2) + at),
+                     "l"((const uint8_t *)from + at), "r"(bytes), "r"(bar)
+                     : "memory");
+    }
+
+    __device__ __forceinline__ void await_tables() const
+    {
+        await(bars + 8 * DEPTH, 0);
     }
 
     /* The matrix has become known. */
@@ -128,6 +151,15 @@ template <int WARPS> struct bulk_streamer {
     /* All tiles of the warp, as int_streamer's. */
     __device__ __forceinline__ void multiply(const gemv_job &g, const gemv_room &r)
     {
+        if (r.iq2_stride == 4 * FEW_COPIES)
+            multiply_by<4 * FEW_COPIES>(g, r);
+        else
+            multiply_by<4 * MOST_COPIES>(g, r);
+    }
+
+    template <int STRIDE> /* iq2_stride, known to the compiler: a register */
+    __device__ __forceinline__ void multiply_by(const gemv_job &g, const gemv_room &r)
+    {
         uint32_t warp = threadIdx.x / 32, t = threadIdx.x % 4, at = threadIdx.x / 4 % 8, unit = 0;
         int split = g.plan.split, shift = 31 - __clz(split), groups = WARPS >> shift;
         int group = (int)warp >> shift, share = (int)warp & (split - 1), turn = 0;
@@ -150,13 +182,14 @@ template <int WARPS> struct bulk_streamer {
                 int off = (c * CHUNK_BYTES) & (PIECE - 1), next = ((off + odd) & (PIECE - 1)) - off;
                 await(bars + 8 * (unit & 1), unit >> 1 & 1);
                 uint32_t slot = MUTANT(35) ? 0 : unit & 1; /* the unit in the other slot taken */
-                one.dot(r, mine + slot * BULK_UNIT + off, 8 * BULK_STRIDE, BULK_UNIT / 2 + next, c,
-                        f);
+                one.dot(r, STRIDE, mine + slot * BULK_UNIT + off, 8 * BULK_STRIDE,
+                        BULK_UNIT / 2 + next, c, f);
                 total[0] += f[0] * factor;
                 total[1] += f[1] * factor;
                 __syncwarp(); /* all lanes are done with the unit's room */
                 copy(g);
             }
+            wait_for_room(g);
             if (split == 1) {
 #pragma unroll
                 for (int i = 0; i < 2; i++) {
@@ -188,26 +221,59 @@ template <int WARPS> struct bulk_streamer {
 };
 #endif
 
+/* IQ2_XXS's words, copied for the lanes. */
+template <int TYPE, int WARPS> struct iq2_words {
+    enum { THREADS = WARPS * 32, TURNS = 384 * MOST_COPIES / 4 / THREADS };
+    uint32_t word[TURNS];
+
+    /* All on their way at once. */
+    __device__ __forceinline__ void load(const gemv_room &r, const cu_iq2_tables *tables)
+    {
+        if (TYPE != DSV4_IQ2_XXS)
+            return;
+        int book = 256 / 16 * (int)r.iq2_stride, turn = 31 - __clz((int)r.iq2_stride / 16);
+#pragma unroll
+        for (int k = 0; k < TURNS; k++) {
+            int i = (int)threadIdx.x + k * THREADS, n = i >> turn, sign = (i - book) / 8;
+            if (sign < 128)
+                word[k] = __ldg(tables->many + (i < book ? n : 256 + sign) * CU_IQ2_COPIES);
+        }
+    }
+
+    __device__ __forceinline__ void store(const gemv_room &r) const
+    {
+        if (TYPE != DSV4_IQ2_XXS)
+            return;
+        int all = 256 / 16 * (int)r.iq2_stride + 128 / 16 * (int)IQ2_STRIDE;
+#pragma unroll
+        for (int k = 0; k < TURNS; k++) {
+            int i = (int)threadIdx.x + k * THREADS;
+            if (i < all)
+                *(uint4 *)(void *)(r.iq2 + 16 * i) =
+                    make_uint4(word[k], word[k], word[k], word[k]);
+        }
+        __syncthreads();
+    }
+};
+
 /* As stream_rows, in whole numbers. Of one token, what is made of x is made before the matrix is
  * known, if that is late (learn_matrix). */
 template <int TYPE, int T, int WARPS, typename STREAM>
 __device__ __forceinline__ void stream_ints(gemv_job &g, const gemv_room &r, bool before,
-                                            const cu_iq2_words *words)
+                                            const cu_iq2_tables *tables)
 {
     STREAM s;
+    bool known = T == 1 && g.plan.known;
     s.start(g, r);
+    if constexpr (STREAM::BRINGS_TABLES)
+        s.bring_tables(r, tables);
     /* Vectors asked for behind the weights would come behind them. */
-    if (before)
+    if (before && !known)
         s.fill(g);
-    if (TYPE == DSV4_IQ2_XXS) { /* every word once for each lane, or for every other one */
-        int each = 29 - __clz((int)r.iq2_copies); /* a power of two */
-        for (int i = threadIdx.x; i < 384 << each; i += WARPS * 32) {
-            int n = i >> each;
-            uint32_t v = __ldg(n < 256 ? words->book[n] : words->signs[n - 256]);
-            uint32_t row = n < 256 ? n * IQ2_STRIDE : (n - 256) * IQ2_STRIDE + r.iq2_signs;
-            *(uint4 *)(void *)(r.iq2 + row + (i & ((1 << each) - 1)) * 16) = make_uint4(v, v, v, v);
-        }
-        __syncthreads();
+    if constexpr (!STREAM::BRINGS_TABLES) {
+        iq2_words<TYPE, WARPS> words;
+        words.load(r, tables);
+        words.store(r);
     }
     limb_maker<TYPE, T, WARPS> limbs;
     limbs.start(g);
@@ -216,7 +282,7 @@ __device__ __forceinline__ void stream_ints(gemv_job &g, const gemv_room &r, boo
     if (MUTANT(13) && threadIdx.x / 32 == WARPS - 1) /* a warp that comes late */
         __nanosleep(20000);
     limbs.vectors(g, r, [&] {
-        if (T > 1 && !before)
+        if (known || (T > 1 && !before))
             s.fill(g);
     });
     if (T == 1 && !before) {
@@ -224,7 +290,13 @@ __device__ __forceinline__ void stream_ints(gemv_job &g, const gemv_room &r, boo
         s.move(g, r);
         s.fill(g);
     }
-    if (!MUTANT(13)) /* missing barrier: the vectors are read while they are written */
+    if constexpr (STREAM::BRINGS_TABLES)
+        s.await_tables();
+    if (MUTANT(13)) /* missing barrier: the vectors are read while they are written */
+        ;
+    else if (STREAM::BRINGS_TABLES)
+        __syncthreads();
+    else
         limbs.meet(g);
     s.multiply(g, r);
 }

@@ -201,6 +201,7 @@ template <int TYPE, int T, int WARPS> struct limb_maker {
 template <int TYPE, int T, int WARPS> struct int_streamer {
     typedef int_unit<TYPE, T> U;
     enum {
+        BRINGS_TABLES = 0,
         PAIRS = (T + 1) / 2,
         MAIN = U::MAIN,
         REST = U::REST,
@@ -221,7 +222,7 @@ template <int TYPE, int T, int WARPS> struct int_streamer {
     int64_t jump, down;        /* from behind a tile to the next one; HEIGHT rows */
     const uint8_t *from_scale; /* row lane % 16, word lane / 16 */
     int64_t jump_scale;
-    int scale_low;       /* of its first byte in its word */
+    int scale_low;        /* of its first byte in its word */
     int col, rows, room;  /* room: of the slot, in the ring */
     uint32_t to, to_rest; /* this lane's piece in the first slot */
     int whole; /* so many rows are copied in one go: a tile's, where a lane's are aligned alike */
@@ -432,11 +433,12 @@ template <int TYPE, int T, int WARPS> struct int_streamer {
                 const uint8_t *a = mine + room + (off & (PIECE - 1));
                 off += U::BYTES;
                 float f[1];
-                one.dot(r, a, 8 * U::STRIDE, 0, chunk, f);
+                one.dot(r, r.iq2_stride, a, 8 * U::STRIDE, 0, chunk, f);
                 total += f[0] * factor;
                 __syncwarp(); /* all lanes are done with the unit's room */
                 copy(g);
             }
+            wait_for_room(g);
             if (split == 1) {
                 float v = total + __shfl_xor_sync(0xffffffffu, total, 1);
                 if (t % 2 == 0)
@@ -538,6 +540,8 @@ template <int TYPE, int T, int WARPS> struct int_streamer {
 #pragma unroll
                     for (int i = 0; i < 2; i++)
                         total[j][i] = int_blocks<TYPE, T>::meet(total[j][i], odd[j][i]);
+            if (T == 1)
+                wait_for_room(g);
             if (split == 1) {
 #pragma unroll
                 for (int j = 0; j < PAIRS; j++)

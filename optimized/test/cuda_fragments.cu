@@ -180,7 +180,7 @@ static void whole_numbers()
 int main()
 {
     cu_iq2_xxs_book(book);
-    cu_iq2_xxs_words(&words.book[0][0], &words.signs[0][0], CU_IQ2_COPIES);
+    cu_iq2_xxs_words(&words.book[0][0], CU_IQ2_COPIES, CU_IQ2_COPIES);
     rows<DSV4_BF16>("BF16");
     rows<DSV4_FP8>("FP8");
     rows<DSV4_FP4>("FP4");

@@ -191,6 +191,17 @@ static void one_enter(bench *x, void *ctx, int i)
                 x->floats, b->x, b->y, false, NULL, NULL);
 }
 
+/* As in a step, where another launch works out the gates that only the sublayer's end needs. */
+static void one_entry(bench *x, void *ctx, int i)
+{
+    block *b = ctx;
+    cu_tensor fn = b->fn;
+    cu_later later = {0};
+    fn.data += (size_t)(i % 64) * 24 * 16384 * 4;
+    cu_hc_enter(x->s, &fn, x->floats, 1e-6f, b->n, x->out, x->out + 65536, x->tickets, &b->gates,
+                x->floats, b->x, b->y, false, NULL, &later);
+}
+
 static void one_mhc(bench *x, void *ctx, int i)
 {
     block *b = ctx;
@@ -215,6 +226,10 @@ static void mhc(bench *x, block *b, int64_t n)
     snprintf(name, sizeof name, "mHC, %d: the same, collapse, norm, expansion", (int)n);
     report(x, name, replayed(x, one_mhc, b, 64), all + 4.0 * tokens * 2 * 4096,
            2.0 * (25 + 4 + 20 + 1) * 16384 * tokens);
+    if (n == 1)
+        report(x, "mHC, 1: mixes, collapse, norm; gates left to others",
+               replayed(x, one_entry, b, 64), mix + 4.0 * (16384 + 3 * 4096),
+               2.0 * (25 + 4 + 1) * 16384);
 }
 
 /* ---- all of them ---------------------------------------------------------------------------- */
@@ -252,6 +267,7 @@ void measure_blocks(bench *x)
         "floor: the longer of bytes at the rate read and operations at the rate of float32; last "
         "columns: the floor and one such launch\n");
     attention(x, &b, "attention, 128 + 512 rows x 64 heads x 512", 1, 4096, 4, TOP);
+    attention(x, &b, "attention, 128 + 32 rows: one launch", 1, 4096, 128, 0);
     attention(x, &b, "attention, 2 tokens", 2, 4096, 4, TOP);
     attention(x, &b, "attention, 4 tokens", 4, 4096, 4, TOP);
     attention(x, &b, "attention, 8 tokens", 8, 4096, 4, TOP);

@@ -87,6 +87,7 @@ typedef struct {
     cu_tensor w;
     size_t bytes; /* of one launch */
     int copies;
+    bool ahead; /* none waits for another one's results: cu_segment */
 } product;
 
 static void one_product(bench *x, void *ctx, int i)
@@ -100,8 +101,12 @@ static void one_product(bench *x, void *ctx, int i)
         w.data = x->pool + at;
         if (w.scale_row_bytes > 0)
             w.scale = w.data + (size_t)w.rows * w.row_bytes;
-        g[k] = (cu_segment){
-            .w = w, .x = x->floats, .ldx = w.cols, .y = x->out + k * w.rows, .ldy = w.rows};
+        g[k] = (cu_segment){.w = w,
+                            .x = x->floats,
+                            .ldx = w.cols,
+                            .y = x->out + k * w.rows,
+                            .ldy = w.rows,
+                            .ahead = p->ahead};
     }
     cu_linear_group(x->s, g, p->sh.together, 1);
 }
@@ -117,9 +122,12 @@ static void products(bench *x)
                                       DSV4_MXFP4, DSV4_Q2_K, DSV4_IQ2_XXS, DSV4_BF16};
     printf("\nproducts of one token, weights rotated through %.1f GB\n",
            (double)x->pool_bytes / 1e9);
-    printf("launched one by one; and replayed as a graph, as decoding does it\n");
-    printf("%-28s %-8s %10s %9s %7s %9s %9s %7s\n", "matrices", "format", "us", "GB/s", "of read",
-           "us", "GB/s", "of read");
+    printf("launched one by one; as a graph, each waiting for the one before, as decoding does it; "
+           "and as one in which matrix and vector are known beforehand\n");
+    printf("%-26s %-8s", "matrices", "format");
+    for (int i = 0; i < 3; i++)
+        printf(" %8s %7s %8s", "us", "GB/s", "of read");
+    printf("\n");
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
         for (size_t k = 0; k < sizeof types / sizeof *types; k++) {
             product p = {.sh = shapes[i]};
@@ -143,10 +151,15 @@ static void products(bench *x)
             double all = (double)(data * (size_t)p.sh.together);
             /* More than any cache holds lies between two readings of a matrix. */
             int calls = (int)(1e9 / all) + 4;
-            double again = replayed(x, one_product, &p, p.copies < calls ? p.copies : calls);
-            printf("%-28s %-8s %10.2f %9.0f %6.1f%% %9.2f %9.0f %6.1f%%\n", p.sh.name, f->name,
-                   1e6 * t, all / t / 1e9, 100 * all / t / x->read, 1e6 * again, all / again / 1e9,
-                   100 * all / again / x->read);
+            calls = p.copies < calls ? p.copies : calls;
+            double times[] = {t, replayed(x, one_product, &p, calls), 0};
+            p.ahead = true;
+            times[2] = replayed(x, one_product, &p, calls);
+            printf("%-26s %-8s", p.sh.name, f->name);
+            for (int n = 0; n < 3; n++)
+                printf(" %8.2f %7.0f %7.1f%%", 1e6 * times[n], all / times[n] / 1e9,
+                       100 * all / times[n] / x->read);
+            printf("\n");
         }
 }
 
@@ -298,7 +311,7 @@ done:
 
 static const char help[] =
     "usage: cuda-bench [--prefill N] [--numerics N] [--steps] [--models-only] "
-    "[--only many|blocks] [MODEL ...]\n"
+    "[--only products|blocks|many] [MODEL ...]\n"
     "       cuda-bench --failures MODEL | --hold MB\n"
     "\n"
     "Measures device memory and float32 arithmetic, then the kernels against them; for each "
@@ -307,7 +320,9 @@ static const char help[] =
     "\n"
     "  --steps        also what a decode step is made of, operator by operator\n"
     "  --models-only  no kernels but the ceilings\n"
-    "  --only         of the kernels the products of many tokens, or what is no product\n"
+    "  --only         of the kernels the products of one token, what is no product, or the "
+    "products of\n"
+    "                 many tokens\n"
     "  --failures     asks for more memory than there is, and for more positions: refused in a "
     "line,\n"
     "                 nothing left behind\n"
@@ -340,9 +355,22 @@ static int provoke(int argc, char **argv)
     return status != DSV4_OK ? (int)status : failed > 0;
 }
 
+static const struct {
+    const char *name;
+    void (*measure)(bench *x);
+} parts[] = {{"products", products}, {"blocks", measure_blocks}, {"many", products_of_many}};
+
+static bool is_part(const char *name)
+{
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
+        if (strcmp(name, parts[i].name) == 0)
+            return true;
+    return false;
+}
+
 int main(int argc, char **argv)
 {
-    bool dense = false, blocks = false;
+    const char *only = NULL;
     bench x = {.pool_bytes = (size_t)4 << 30, .float_count = (size_t)40 << 20};
     dsv4_error err = {""};
     char device[256];
@@ -368,12 +396,8 @@ int main(int argc, char **argv)
         bool known = first + 1 < argc;
         if (known && strcmp(argv[first], "--prefill") == 0)
             prefill = atoi(argv[first + 1]);
-        else if (known && strcmp(argv[first], "--only") == 0 &&
-                 strcmp(argv[first + 1], "many") == 0)
-            dense = true;
-        else if (known && strcmp(argv[first], "--only") == 0 &&
-                 strcmp(argv[first + 1], "blocks") == 0)
-            blocks = true;
+        else if (known && strcmp(argv[first], "--only") == 0 && is_part(argv[first + 1]))
+            only = argv[first + 1];
         else if (!known || strcmp(argv[first], "--numerics") != 0 ||
                  !dsv4_numerics_parse(argv[first + 1], &numerics))
             prefill = 0;
@@ -404,15 +428,9 @@ int main(int argc, char **argv)
     yard_noise(x.s, x.floats, x.float_count * 4, 2, true);
     cu_clear(x.s, x.tickets, 4096);
     ceilings(&x);
-    if (dense) {
-        products_of_many(&x);
-    } else if (blocks) {
-        measure_blocks(&x);
-    } else if (kernels) {
-        products(&x);
-        measure_blocks(&x);
-        products_of_many(&x);
-    }
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
+        if (only != NULL ? strcmp(only, parts[i].name) == 0 : kernels)
+            parts[i].measure(&x);
     status = cu_take_error(&err);
     cu_delete(x.pool); /* models need the room */
     x.pool = NULL;
