@@ -61,7 +61,7 @@ static size_t matrix_row(const matrix *m)
 
 static size_t scale_row(const matrix *m)
 {
-    return (size_t)(m->cols + 127) / (m->f->type == DSV4_FP4 ? 32 : 128);
+    return (size_t)(m->f->type == DSV4_FP4 ? m->cols / 32 : (m->cols + 127) / 128);
 }
 
 static void lay_matrix(bed *b, matrix *m)
@@ -70,7 +70,8 @@ static void lay_matrix(bed *b, matrix *m)
     uint8_t *p = bed_ints(b, "w", bytes, &m->w);
     if (p != NULL)
         matrix_codes(b, m->f, bytes, p);
-    size_t scales = scale_row(m) * (size_t)(m->f->type == DSV4_FP4 ? m->rows : 1);
+    size_t scales =
+        scale_row(m) * (size_t)(m->f->type == DSV4_FP4 ? m->rows : (m->rows + 127) / 128);
     uint8_t *scale = bed_ints(b, "scales", scales, &m->scale);
     for (size_t k = 0; scale != NULL && k < scales; k++)
         scale[k] = (uint8_t)(120 + bed_bits(b) % 10);
