@@ -292,12 +292,12 @@ __device__ __forceinline__ void stream_ints(gemv_job &g, const gemv_room &r, boo
     }
     if constexpr (STREAM::BRINGS_TABLES)
         s.await_tables();
-    if (MUTANT(13)) /* missing barrier: the vectors are read while they are written */
-        ;
-    else if (STREAM::BRINGS_TABLES)
-        __syncthreads();
-    else
-        limbs.meet(g);
+    if (!MUTANT(13)) { /* missing barrier: the vectors are read while they are written */
+        if (STREAM::BRINGS_TABLES)
+            __syncthreads();
+        else
+            limbs.meet(g);
+    }
     s.multiply(g, r);
 }
 
