@@ -534,23 +534,9 @@ static bool launch(cu_stream s, const cu_attention_args *a, float *out, bool bf1
     dim3 grid(JOINS ? (unsigned)FEW_SPLITS : (unsigned)a->splits, cu_blocks(a->heads, 8),
               (unsigned)a->n);
     if (fits < 0) {
-        cudaLaunchAttribute how = {};
-        how.id = cudaLaunchAttributeClusterDimension;
-        how.val.clusterDim.x = TOGETHER;
-        how.val.clusterDim.y = how.val.clusterDim.z = 1;
-        cudaLaunchConfig_t one = {};
-        one.gridDim = TOGETHER;
-        one.blockDim = THREADS;
-        one.dynamicSmemBytes = shared;
-        one.attrs = &how;
-        one.numAttrs = 1;
-        bool raised = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                           (int)shared) == cudaSuccess;
-        bool can = JOINS && CAN_SEND && cu_built_for() >= 900 && raised &&
-                   cudaOccupancyMaxActiveClusters(&fits, kernel, &one) == cudaSuccess;
-        fits = can ? fits : 0;
-        if (JOINS && !can)
-            cudaGetLastError(); /* a device without them is no error */
+        fits = JOINS ? clusters_that_fit((const void *)kernel, TOGETHER, THREADS, shared) : 0;
+        if (!JOINS)
+            cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared);
     }
     if (JOINS && fits <= 0)
         return false;

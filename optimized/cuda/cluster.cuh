@@ -96,4 +96,33 @@ __device__ __forceinline__ void send_four(float *p, uint64_t *barrier, int rank,
 }
 #endif
 
+/* How many clusters of so many blocks of a kernel the device has room for at once; 0 where blocks
+ * cannot see each other (an older device or compiler, too little shared memory). Lets the kernel
+ * have that much shared memory. */
+static inline int clusters_that_fit(const void *kernel, int blocks, int threads, size_t shared)
+{
+    if (!CAN_SEND || cu_built_for() < 900 || shared > cu_most_shared())
+        return 0;
+    cudaLaunchAttribute how = {};
+    how.id = cudaLaunchAttributeClusterDimension;
+    how.val.clusterDim.x = (unsigned)blocks;
+    how.val.clusterDim.y = how.val.clusterDim.z = 1;
+    cudaLaunchConfig_t one = {};
+    one.gridDim = (unsigned)blocks;
+    one.blockDim = (unsigned)threads;
+    one.dynamicSmemBytes = shared;
+    one.attrs = &how;
+    one.numAttrs = 1;
+    int most = 0;
+    bool can = (blocks <= 8 ||
+                cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1) ==
+                    cudaSuccess) &&
+               cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                    (int)shared) == cudaSuccess &&
+               cudaOccupancyMaxActiveClusters(&most, kernel, &one) == cudaSuccess;
+    if (!can)
+        cudaGetLastError(); /* a device without them is no error */
+    return can ? most : 0;
+}
+
 #endif

@@ -569,32 +569,9 @@ static __global__ void __launch_bounds__((ENTER_WARPS + !LATER) * 32, TOKENS == 
 template <int TOKENS, bool LATER> static int clusters_of()
 {
     static int answer = -1;
-    if (answer < 0) {
-        cudaLaunchAttribute how = {};
-        how.id = cudaLaunchAttributeClusterDimension;
-        how.val.clusterDim.x = TOGETHER;
-        how.val.clusterDim.y = how.val.clusterDim.z = 1;
-        cudaLaunchConfig_t launch = {};
-        launch.gridDim = TOGETHER;
-        launch.blockDim = (ENTER_WARPS + !LATER) * 32;
-        launch.dynamicSmemBytes = sizeof(enter_room<TOKENS, LATER>);
-        launch.attrs = &how;
-        launch.numAttrs = 1;
-        int most = 0;
-        bool can =
-            CAN_SEND && cu_built_for() >= 900 &&
-            sizeof(enter_room<TOKENS, LATER>) <= cu_most_shared() &&
-            cudaFuncSetAttribute((hc_enter<TOKENS, LATER>),
-                                 cudaFuncAttributeNonPortableClusterSizeAllowed,
-                                 1) == cudaSuccess &&
-            cudaFuncSetAttribute((hc_enter<TOKENS, LATER>),
-                                 cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                 (int)sizeof(enter_room<TOKENS, LATER>)) == cudaSuccess &&
-            cudaOccupancyMaxActiveClusters(&most, hc_enter<TOKENS, LATER>, &launch) == cudaSuccess;
-        answer = can ? most : 0;
-        if (!can)
-            cudaGetLastError(); /* a device without them is no error */
-    }
+    if (answer < 0)
+        answer = clusters_that_fit((const void *)hc_enter<TOKENS, LATER>, TOGETHER,
+                                   (ENTER_WARPS + !LATER) * 32, sizeof(enter_room<TOKENS, LATER>));
     return answer;
 }
 

@@ -282,7 +282,9 @@ static __global__ void __launch_bounds__(SCORE_THREADS, 1)
         if (lane == 0)
             room.has[warp] = has;
         load_rows(tile + gridDim.x);
-        if (!MUTANT(58)) /* steps taken before all warps have split theirs: a late one */
+        if (MUTANT(58)) /* steps taken before all warps have split theirs: a late one */
+            __syncwarp();
+        else
             __syncthreads();
         unsigned all = 0;
 #pragma unroll
