@@ -24,6 +24,7 @@ static const char help[] =
     "                  run twice, with bands around their buffers on the device\n"
     "  --seed N        replay the numbers of another run (default: from the clock; printed)\n"
     "  --repeat N      N runs with successive seeds\n"
+    "  --timeout S     a case that takes longer than S seconds has failed (300)\n"
     "  --bench         time the large cases: median, half the distance of the quartiles, and how\n"
     "                  many times faster than the scalar operator\n"
     "  --json FILE  --junit FILE  --markdown FILE  --html FILE   reports of the check;\n"
@@ -36,21 +37,15 @@ static const char help[] =
 static dsv4_status parse(int argc, char **argv, kernels_options *o, options *reports,
                          dsv4_error *err)
 {
-    static const struct option known[] = {{"filter", required_argument, NULL, 'f'},
-                                          {"impl", required_argument, NULL, 'i'},
-                                          {"seed", required_argument, NULL, 's'},
-                                          {"repeat", required_argument, NULL, 'r'},
-                                          {"bench", no_argument, NULL, 'b'},
-                                          {"quiet", no_argument, NULL, 'q'},
-                                          {"json", required_argument, NULL, 'J'},
-                                          {"junit", required_argument, NULL, 'U'},
-                                          {"html", required_argument, NULL, 'H'},
-                                          {"markdown", required_argument, NULL, 'M'},
-                                          {"waivers", required_argument, NULL, 'W'},
-                                          {"baseline", required_argument, NULL, 'B'},
-                                          {"no-progress", no_argument, NULL, 'p'},
-                                          {"help", no_argument, NULL, 'h'},
-                                          {NULL, 0, NULL, 0}};
+    static const struct option known[] = {
+        {"filter", required_argument, NULL, 'f'},   {"impl", required_argument, NULL, 'i'},
+        {"seed", required_argument, NULL, 's'},     {"repeat", required_argument, NULL, 'r'},
+        {"timeout", required_argument, NULL, 't'},  {"bench", no_argument, NULL, 'b'},
+        {"quiet", no_argument, NULL, 'q'},          {"json", required_argument, NULL, 'J'},
+        {"junit", required_argument, NULL, 'U'},    {"html", required_argument, NULL, 'H'},
+        {"markdown", required_argument, NULL, 'M'}, {"waivers", required_argument, NULL, 'W'},
+        {"baseline", required_argument, NULL, 'B'}, {"no-progress", no_argument, NULL, 'p'},
+        {"help", no_argument, NULL, 'h'},           {NULL, 0, NULL, 0}};
     dsv4_cpu_level level;
     char *end = NULL;
     int c;
@@ -102,6 +97,12 @@ static dsv4_status parse(int argc, char **argv, kernels_options *o, options *rep
                 return dsv4_fail(err, DSV4_E_INPUT,
                                  "--repeat: expected a number from 1 up, found '%s'", optarg);
             o->repeat = (int)n;
+        } else if (c == 't') {
+            long n = strtol(optarg, &end, 10);
+            if (end == optarg || *end != '\0' || n < 1 || n > 86400)
+                return dsv4_fail(err, DSV4_E_INPUT,
+                                 "--timeout: expected seconds from 1 to 86400, found '%s'", optarg);
+            o->timeout = (int)n;
         } else if (c == ':')
             return dsv4_fail(err, DSV4_E_INPUT, "%s needs a value", argv[optind - 1]);
         else

@@ -18,7 +18,6 @@
 
 enum {
     BAND = 64,        /* bytes around a buffer that must keep their pattern */
-    SECONDS = 300,    /* of one case: a kernel that hangs is stopped */
     MOST_CRASHES = 4, /* of one kernel; then it is given up */
 };
 static const uint8_t band_pattern = 0xc3, poison = 0xff; /* 0xffffffff is a NaN, and -1 */
@@ -203,6 +202,11 @@ static void check_buffers(kernel_run *k)
 
 /* ---- a case --------------------------------------------------------------------------------- */
 
+static int timeout_of(const kernel_run *k)
+{
+    return k->options->timeout > 0 ? k->options->timeout : (int)KERNELS_TIMEOUT;
+}
+
 bool case_begin(kernel_run *k, bool timed, const char *fmt, ...)
 {
     report *r = k->shared;
@@ -216,7 +220,7 @@ bool case_begin(kernel_run *k, bool timed, const char *fmt, ...)
         return false;
     if (k->index++ < k->resume)
         return false;
-    alarm(SECONDS);
+    alarm((unsigned)timeout_of(k)); /* a kernel that hangs is stopped */
     k->noise = hash(k->name, strlen(k->name), k->seed * 0x9e3779b97f4a7c15u + 1);
     k->at_start = noise_bits(k) & 1u;
     k->worst[0] = '\0';
@@ -422,10 +426,10 @@ static void child(kernel_run *k, int op)
 }
 
 /* Why a child ended other than by _exit(0). */
-static void describe(int status, char *text, size_t size)
+static void describe(const kernel_run *k, int status, char *text, size_t size)
 {
     if (WIFSIGNALED(status) && WTERMSIG(status) == SIGALRM)
-        snprintf(text, size, "did not return in %d s", (int)SECONDS);
+        snprintf(text, size, "did not return in %d s", timeout_of(k));
     else if (WIFSIGNALED(status))
         snprintf(text, size, "crashed: signal %d (%s)", WTERMSIG(status),
                  WTERMSIG(status) == SIGSEGV  ? "touched memory that is not its own"
@@ -562,7 +566,7 @@ static bool run(kernel_run *k, const char *name, int op, kernels_totals *totals)
             snprintf(what, sizeof what, "no process could be started");
             failure_line(k, name, what);
         } else if (status != 0) {
-            describe(status, what, sizeof what);
+            describe(k, status, what, sizeof what);
             r->item.crashes++;
             r->item.cases++;
             k->seed = r->index >= 0 ? r->seed : k->options->seed;

@@ -57,11 +57,14 @@ void kernels_replay(char *text, size_t size, const kernels_item *item, const cha
 
 /* ---- a run ---------------------------------------------------------------------------------- */
 
+enum { KERNELS_TIMEOUT = 300 };
+
 typedef struct {
     uint64_t seed;
     int repeat;           /* seeds seed, seed + 1, ...; 0 = 1 */
     const char *filter;   /* glob over case names, "linear/q8_0*"; NULL = all */
     const char *impl;     /* level name; NULL = every level of this machine */
+    int timeout;          /* seconds of a case, then it has failed; 0 = KERNELS_TIMEOUT */
     bool bench;           /* time the large cases instead of checking */
     bool quiet;           /* failures and the last line only */
     FILE *out;            /* where the lines go */

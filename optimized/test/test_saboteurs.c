@@ -592,6 +592,58 @@ static void test_crash_is_one_failure(void **state)
     fclose(out);
 }
 
+/* So is a kernel that does not return, once its time is over. */
+static void test_hang_is_one_failure(void **state)
+{
+    char text[4096] = "";
+    FILE *out = tmpfile();
+    (void)state;
+    assert_non_null(out);
+    kernels_options o = quiet_options(out);
+    o.filter = "linear/Q8_0/rows=5,cols=96,n=1/zero";
+    o.timeout = 1;
+    dsv4_ops table = *dsv4_ops_reference();
+    table.linear = linear_hangs;
+    kernels_totals t = {0};
+    assert_false(kernels_check("sabotaged", dsv4_ops_reference(), &table,
+                               dsv4_operator_find("linear"), &o, &t));
+    assert_int_equal(t.crashes, 1);
+    assert_int_equal(t.failures, 1);
+    rewind(out);
+    size_t n = fread(text, 1, sizeof text - 1, out);
+    text[n] = '\0';
+    assert_non_null(strstr(text, "FAIL linear/Q8_0/rows=5,cols=96,n=1/zero on sabotaged: did not "
+                                 "return in 1 s"));
+    fclose(out);
+}
+
+/* A filter is asked with the name of a case, and none is left out because of a kernel's name. */
+static void test_filters(void **state)
+{
+    static const struct {
+        const char *filter;
+        bool some;
+    } filters[] = {{"hadamard/*", true},         {"had*", true},        {"*/noise", true},
+                   {"[h]adamard/*/noise", true}, {"?adamard*", true},   {"hadamard*noise", true},
+                   {"hadamard", false},          {"hadamar/*", false},  {"hadamards/*", false},
+                   {"hc_post/*", false},         {"hadamard/x", false}, {"", false}};
+    dsv4_ops table = *dsv4_ops_reference();
+    table.hadamard = hadamard_unscaled;
+    (void)state;
+    for (size_t i = 0; i < sizeof filters / sizeof *filters; i++) {
+        FILE *out = tmpfile();
+        assert_non_null(out);
+        kernels_options o = quiet_options(out);
+        kernels_totals t = {0};
+        o.filter = filters[i].filter;
+        bool ok = kernels_check("sabotaged", dsv4_ops_reference(), &table,
+                                dsv4_operator_find("hadamard"), &o, &t);
+        assert_int_equal(ok, !filters[i].some);
+        assert_int_equal(t.cases > 0, filters[i].some);
+        fclose(out);
+    }
+}
+
 /* The same seed gives the same failures; another filter does not change a case's numbers. */
 static void test_replay(void **state)
 {
@@ -648,6 +700,8 @@ int main(void)
         cmocka_unit_test(test_reports),
         cmocka_unit_test(test_report_memory),
         cmocka_unit_test(test_crash_is_one_failure),
+        cmocka_unit_test(test_hang_is_one_failure),
+        cmocka_unit_test(test_filters),
         cmocka_unit_test(test_replay),
         cmocka_unit_test(test_active_implementation),
     };
