@@ -34,6 +34,17 @@ static const char help[] =
     "  --quiet         failures and the last line only\n"
     "  --no-progress   no progress line (there is one on a terminal only)\n";
 
+static dsv4_status count_of(const char *name, const char *text, int most, int *out, dsv4_error *err)
+{
+    char *end;
+    long n = strtol(text, &end, 10);
+    if (end == text || *end != '\0' || n < 1 || n > most)
+        return dsv4_fail(err, DSV4_E_INPUT, "%s: expected a number from 1 to %d, found '%s'", name,
+                         most, text);
+    *out = (int)n;
+    return DSV4_OK;
+}
+
 static dsv4_status parse(int argc, char **argv, kernels_options *o, options *reports,
                          dsv4_error *err)
 {
@@ -92,17 +103,11 @@ static dsv4_status parse(int argc, char **argv, kernels_options *o, options *rep
                 return dsv4_fail(err, DSV4_E_INPUT, "--seed: expected a number, found '%s'",
                                  optarg);
         } else if (c == 'r') {
-            long n = strtol(optarg, &end, 10);
-            if (end == optarg || *end != '\0' || n < 1 || n > 1000000)
-                return dsv4_fail(err, DSV4_E_INPUT,
-                                 "--repeat: expected a number from 1 up, found '%s'", optarg);
-            o->repeat = (int)n;
+            if (count_of("--repeat", optarg, 1000000, &o->repeat, err) != DSV4_OK)
+                return DSV4_E_INPUT;
         } else if (c == 't') {
-            long n = strtol(optarg, &end, 10);
-            if (end == optarg || *end != '\0' || n < 1 || n > 86400)
-                return dsv4_fail(err, DSV4_E_INPUT,
-                                 "--timeout: expected seconds from 1 to 86400, found '%s'", optarg);
-            o->timeout = (int)n;
+            if (count_of("--timeout", optarg, 86400, &o->timeout, err) != DSV4_OK)
+                return DSV4_E_INPUT;
         } else if (c == ':')
             return dsv4_fail(err, DSV4_E_INPUT, "%s needs a value", argv[optind - 1]);
         else

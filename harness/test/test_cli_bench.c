@@ -48,7 +48,7 @@ static void test_kernels(void **state)
     check(run("kernels", "--filter", "add/dim*", NULL), 2, "lets none through", NULL);
     check(run("kernels", "--json", NULL), 2, "--json needs a value", NULL);
     check(run("kernels", "--timeout", "0", NULL), 2,
-          "--timeout: expected seconds from 1 to 86400, found '0'", NULL);
+          "--timeout: expected a number from 1 to 86400, found '0'", NULL);
     check(run("kernels", "--filter", "add/*", "--json", in("none/k.json"), NULL), 3, "none/k.json",
           NULL);
     check(run("list", "kernels", NULL), 0, "hc_head_gates", "dot products");

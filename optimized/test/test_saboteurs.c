@@ -568,53 +568,43 @@ static void test_report_memory(void **state)
     kernels_found_free(&found);
 }
 
-/* A crash is booked with its case's name, the other cases still run, and the line replays it. */
-static void test_crash_is_one_failure(void **state)
+/* Checks a wrong `linear`, which fails; the lines into text. */
+static kernels_totals totals_of(dsv4_ops table, const char *filter, int timeout, char *text,
+                                size_t size)
 {
-    char text[4096] = "";
     FILE *out = tmpfile();
-    (void)state;
+    kernels_totals t = {0};
     assert_non_null(out);
     kernels_options o = quiet_options(out);
-    o.filter = "linear/Q8_0/rows=5,cols=96,n=1/*";
-    dsv4_ops table = *dsv4_ops_reference();
-    table.linear = linear_traps;
-    kernels_totals t = {0};
+    o.filter = filter;
+    o.timeout = timeout;
     assert_false(kernels_check("sabotaged", dsv4_ops_reference(), &table,
                                dsv4_operator_find("linear"), &o, &t));
-    assert_int_equal(t.crashes, 4); /* then the kernel is given up */
     rewind(out);
-    size_t n = fread(text, 1, sizeof text - 1, out);
-    text[n] = '\0';
+    text[fread(text, 1, size - 1, out)] = '\0';
+    fclose(out);
+    return t;
+}
+
+/* A crash is booked with its case's name, the other cases still run, and the line replays it; so is
+ * a kernel that does not return, once its time is over. */
+static void test_crash_is_one_failure(void **state)
+{
+    char text[4096];
+    dsv4_ops table = *dsv4_ops_reference();
+    (void)state;
+    table.linear = linear_traps;
+    kernels_totals t = totals_of(table, "linear/Q8_0/rows=5,cols=96,n=1/*", 0, text, sizeof text);
+    assert_int_equal(t.crashes, 4); /* then the kernel is given up */
     assert_non_null(strstr(text, "crashed"));
     assert_non_null(strstr(text, "dsv4check kernels --impl sabotaged --filter "
                                  "'linear/Q8_0/rows=5,cols=96,n=1/zero' --seed 20260822"));
-    fclose(out);
-}
-
-/* So is a kernel that does not return, once its time is over. */
-static void test_hang_is_one_failure(void **state)
-{
-    char text[4096] = "";
-    FILE *out = tmpfile();
-    (void)state;
-    assert_non_null(out);
-    kernels_options o = quiet_options(out);
-    o.filter = "linear/Q8_0/rows=5,cols=96,n=1/zero";
-    o.timeout = 1;
-    dsv4_ops table = *dsv4_ops_reference();
     table.linear = linear_hangs;
-    kernels_totals t = {0};
-    assert_false(kernels_check("sabotaged", dsv4_ops_reference(), &table,
-                               dsv4_operator_find("linear"), &o, &t));
+    t = totals_of(table, "linear/Q8_0/rows=5,cols=96,n=1/zero", 1, text, sizeof text);
     assert_int_equal(t.crashes, 1);
     assert_int_equal(t.failures, 1);
-    rewind(out);
-    size_t n = fread(text, 1, sizeof text - 1, out);
-    text[n] = '\0';
     assert_non_null(strstr(text, "FAIL linear/Q8_0/rows=5,cols=96,n=1/zero on sabotaged: did not "
                                  "return in 1 s"));
-    fclose(out);
 }
 
 /* A filter is asked with the name of a case, and none is left out because of a kernel's name. */
@@ -700,7 +690,6 @@ int main(void)
         cmocka_unit_test(test_reports),
         cmocka_unit_test(test_report_memory),
         cmocka_unit_test(test_crash_is_one_failure),
-        cmocka_unit_test(test_hang_is_one_failure),
         cmocka_unit_test(test_filters),
         cmocka_unit_test(test_replay),
         cmocka_unit_test(test_active_implementation),
